@@ -1,1 +1,16 @@
-//! x
+//! Files: their descriptors, their content and directories
+//! (FORMAT.md, "File descriptors", "Directories of VMFS5", "Directories of VMFS6").
+
+mod content;
+mod directory;
+mod directory5;
+mod directory6;
+mod error;
+mod inode;
+mod store;
+
+pub use content::SeekTo;
+pub use directory::{DirEntry, Directory};
+pub use error::FileError;
+pub use inode::Inode;
+pub use store::FileStore;

@@ -1,5 +1,7 @@
 //! The header of a device in a volume (FORMAT.md, "Device header").
 
+use std::fmt::Write;
+
 use zerocopy::little_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
@@ -50,7 +52,10 @@ impl ScsiDiskId {
         if used.iter().all(|byte| (0x20..0x7f).contains(byte)) {
             String::from_utf8_lossy(used).trim_end().to_owned()
         } else {
-            used.iter().map(|byte| format!("{byte:02x}")).collect()
+            used.iter().fold(String::new(), |mut text, byte| {
+                let _ = write!(text, "{byte:02x}");
+                text
+            })
         }
     }
 }

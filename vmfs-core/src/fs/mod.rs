@@ -1,1 +1,13 @@
-//! x
+//! The file system that a front end calls: find, list, read, seek, sizes.
+
+mod error;
+mod file_system;
+mod path;
+mod stat;
+
+pub use error::FsError;
+pub use file_system::FileSystem;
+pub use stat::Stat;
+
+pub use crate::file::{DirEntry, Inode, SeekTo};
+pub use crate::resource::{Place, Run, Space};

@@ -1,1 +1,12 @@
-//! x
+//! The volume layer: devices, and the logical volume that they make up
+//! (FORMAT.md, "Device header", "Volume table", "Physical extents").
+
+mod device;
+mod error;
+mod open;
+mod volume;
+
+pub use device::{Device, PhysicalExtent};
+pub use error::LvmError;
+pub use open::{open_luns, open_paths};
+pub use volume::{Extent, Volume, VolumeOffset};

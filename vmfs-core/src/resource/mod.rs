@@ -1,1 +1,19 @@
-//! x
+//! Resource files: where file descriptors, sub-blocks, pointer blocks and file blocks lie and
+//! which of them are free (FORMAT.md, "Resource files", "Block maps").
+//!
+//! Resource files are files themselves, so the block maps that both they and all other files
+//! have live on this floor.
+
+mod block_map;
+mod error;
+mod meta_reader;
+mod resource_file;
+mod space;
+mod system;
+
+pub use block_map::{BlockMap, Place, Run};
+pub use error::MetaError;
+pub use meta_reader::MetaReader;
+pub use resource_file::ResourceFile;
+pub use space::Space;
+pub use system::{PointerSources, Resources, read_fd};

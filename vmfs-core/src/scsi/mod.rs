@@ -1,1 +1,21 @@
-//! x
+//! The LUN as the rest of the house sees it: identity, reads, writes, counters.
+//!
+//! Everything above works the same on any [`Lun`]: an image file or block device
+//! ([`FileLun`]), a partition of one ([`PartitionLun`]), or one with changed bytes
+//! ([`OverlayLun`]).
+
+mod aligned;
+mod counters;
+mod error;
+mod file_lun;
+mod lun;
+mod overlay;
+mod partition;
+
+pub use aligned::AlignedBuf;
+pub use counters::{Counters, OpSnapshot, Snapshot};
+pub use error::LunError;
+pub use file_lun::FileLun;
+pub use lun::{Access, DeviceOffset, Lun};
+pub use overlay::OverlayLun;
+pub use partition::{PartitionLun, look_through};

@@ -1,0 +1,58 @@
+use std::sync::Arc;
+
+use quick_cache::sync::Cache;
+
+use super::error::FileError;
+use super::inode::Inode;
+use crate::format::FdAddr;
+use crate::resource::{MetaReader, Resources, read_fd};
+
+/// File descriptors kept in memory, about 3 KiB each.
+const CACHED_INODES: usize = 4096;
+
+/// The files of a volume by file descriptor address.
+#[derive(Debug)]
+pub struct FileStore {
+    reader: MetaReader,
+    resources: Resources,
+    inodes: Cache<FdAddr, Arc<Inode>>,
+}
+
+impl FileStore {
+    /// The files that `resources` hold.
+    pub fn new(reader: MetaReader, resources: Resources) -> Self {
+        Self {
+            reader,
+            resources,
+            inodes: Cache::new(CACHED_INODES),
+        }
+    }
+
+    /// The volume's metadata reader.
+    pub fn reader(&self) -> &MetaReader {
+        &self.reader
+    }
+
+    /// The volume's resource files.
+    pub fn resources(&self) -> &Resources {
+        &self.resources
+    }
+
+    /// The file with this descriptor address, from the cache if it is there.
+    pub fn inode(&self, fd: FdAddr) -> Result<Arc<Inode>, FileError> {
+        self.inodes.get_or_insert_with(&fd, || {
+            let place = self.resources.file_descriptors.locate(
+                &self.reader,
+                fd.cluster().into(),
+                fd.resource(),
+            )?;
+            let bytes = read_fd(&self.reader, place)?;
+            Ok(Arc::new(Inode::parse(
+                &bytes,
+                fd,
+                place,
+                self.reader.layout(),
+            )?))
+        })
+    }
+}

@@ -1,0 +1,208 @@
+use std::collections::HashMap;
+use std::sync::{Arc, OnceLock};
+
+use quick_cache::Weighter;
+use quick_cache::sync::Cache;
+
+use super::error::FsError;
+use crate::cluster::{self, Host};
+use crate::file::{DirEntry, Directory, FileError, FileStore, Inode, SeekTo};
+use crate::format::{FS_DESCRIPTOR_OFFSET, Family, FdAddr, FileKind, FsDescriptor, Layout};
+use crate::lvm::{Volume, VolumeOffset};
+use crate::resource::{MetaReader, Resources, Run, Space};
+
+/// Memory for name indexes of directories without a hash table, in bytes.
+const INDEX_MEMORY: u64 = 24 << 20;
+/// Longest target of a symbolic link (Linux' PATH_MAX).
+const MAX_LINK_TARGET: u64 = 4096;
+
+/// An open file system. All calls take `&self` and may come from any thread.
+#[derive(Debug)]
+pub struct FileSystem {
+    fsd: FsDescriptor,
+    store: FileStore,
+    space: OnceLock<Space>,
+    names: Cache<FdAddr, Arc<NameIndex>, IndexWeight>,
+}
+
+/// The names of a VMFS3 or VMFS5 directory, which has no hash table of its own.
+type NameIndex = HashMap<Vec<u8>, DirEntry>;
+
+#[derive(Debug, Clone)]
+struct IndexWeight;
+
+impl Weighter<FdAddr, Arc<NameIndex>> for IndexWeight {
+    fn weight(&self, _: &FdAddr, index: &Arc<NameIndex>) -> u64 {
+        // Two copies of a short name and the entry's fields, with the allocator's overhead.
+        1024 + index.len() as u64 * 192
+    }
+}
+
+impl FileSystem {
+    /// Opens the file system on `volume`, read-only.
+    ///
+    /// # Errors
+    /// [`FsError`] when there is no file system of a known version, or its descriptor or `.fdc.sf`
+    /// can't be read.
+    pub fn open(volume: Volume) -> Result<Self, FsError> {
+        let mut bytes = [0; size_of::<FsDescriptor>()];
+        volume.read(VolumeOffset(FS_DESCRIPTOR_OFFSET), &mut bytes)?;
+        let fsd = FsDescriptor::parse(&bytes)?.clone();
+        let layout = Layout::new(&fsd)?;
+        let reader = MetaReader::new(volume, layout);
+        let resources = Resources::open(&reader, &fsd)?;
+        for (file, error) in &resources.problems {
+            tracing::warn!(file = file.name(), %error, "damaged; files that need it can't be read");
+        }
+        Ok(Self {
+            fsd,
+            store: FileStore::new(reader, resources),
+            space: OnceLock::new(),
+            names: Cache::with_weighter(64, INDEX_MEMORY, IndexWeight),
+        })
+    }
+
+    /// The file system descriptor.
+    pub fn descriptor(&self) -> &FsDescriptor {
+        &self.fsd
+    }
+
+    /// The volume's geometry.
+    pub fn layout(&self) -> &Layout {
+        self.store.reader().layout()
+    }
+
+    /// The volume below.
+    pub fn volume(&self) -> &Volume {
+        self.store.reader().volume()
+    }
+
+    /// The files by file descriptor address, for tools that look below names.
+    pub fn store(&self) -> &FileStore {
+        &self.store
+    }
+
+    /// The hosts that have a heartbeat on the volume.
+    pub fn hosts(&self) -> Result<Vec<Host>, FsError> {
+        Ok(cluster::hosts(self.volume(), self.layout())?)
+    }
+
+    /// Sizes and free counts; counted on the first call, which reads every cluster header.
+    pub fn space(&self) -> Space {
+        *self
+            .space
+            .get_or_init(|| Space::count(self.store.reader(), self.store.resources()))
+    }
+
+    /// The root directory.
+    pub fn root(&self) -> Result<Arc<Inode>, FsError> {
+        self.inode(FdAddr::ROOT)
+    }
+
+    /// The file with this descriptor address.
+    pub fn inode(&self, fd: FdAddr) -> Result<Arc<Inode>, FsError> {
+        Ok(self.store.inode(fd)?)
+    }
+
+    /// The file called `name` in `directory`; `.` and `..` are names too.
+    pub fn lookup(&self, directory: &Inode, name: &[u8]) -> Result<Arc<Inode>, FsError> {
+        if name == b"." {
+            return self.inode(directory.fd());
+        }
+        if name == b".." {
+            return self.inode(self.parent(directory)?);
+        }
+        self.inode(self.find(directory, name)?.fd)
+    }
+
+    /// The directory above `directory`; the root's is the root.
+    pub fn parent(&self, directory: &Inode) -> Result<FdAddr, FsError> {
+        Ok(Directory::new(&self.store, directory)?.parent()?)
+    }
+
+    /// Calls `visit` with the entries of `directory` from position `from` on until it returns
+    /// false. 0 is the first position, [`DirEntry::next`] the one behind an entry; a position
+    /// stays valid while its directory doesn't change. `.` and `..` are left out.
+    pub fn read_dir(
+        &self,
+        directory: &Inode,
+        from: u64,
+        mut visit: impl FnMut(DirEntry) -> bool,
+    ) -> Result<(), FsError> {
+        Ok(Directory::new(&self.store, directory)?.for_each(from, &mut visit)?)
+    }
+
+    /// Reads up to `buf.len()` bytes of `file` at `offset`; returns how many, fewer only at the
+    /// end of the file. Holes read as zeros.
+    pub fn read(&self, file: &Inode, offset: u64, buf: &mut [u8]) -> Result<usize, FsError> {
+        Ok(self.store.read(file, offset, buf)?)
+    }
+
+    /// The run of `file` that starts at `offset`, which must be before its end, merged with what
+    /// follows in one piece, up to `limit` at least.
+    pub fn run_at(&self, file: &Inode, offset: u64, limit: u64) -> Result<Run, FsError> {
+        Ok(self.store.run_at(file, offset, limit)?)
+    }
+
+    /// Where data or a hole starts from `offset` on, as lseek(2) defines them; `None` is ENXIO.
+    pub fn seek(&self, file: &Inode, offset: u64, to: SeekTo) -> Result<Option<u64>, FsError> {
+        Ok(self.store.seek(file, offset, to)?)
+    }
+
+    /// The target of a symbolic link.
+    pub fn read_link(&self, link: &Inode) -> Result<Vec<u8>, FsError> {
+        if link.kind() != FileKind::Symlink {
+            let (fd, found) = (link.fd(), link.kind());
+            return Err(FileError::WrongKind {
+                fd,
+                found,
+                wanted: "symbolic link",
+            }
+            .into());
+        }
+        let mut target = vec![0; link.length().min(MAX_LINK_TARGET) as usize];
+        self.read(link, 0, &mut target)?;
+        target.truncate(crate::format::text(&target).len());
+        Ok(target)
+    }
+
+    fn find(&self, directory: &Inode, name: &[u8]) -> Result<DirEntry, FsError> {
+        let max = self.layout().max_name();
+        if name.len() > max {
+            return Err(FsError::NameTooLong {
+                name: name.to_vec(),
+                max,
+            });
+        }
+        let entry = if self.layout().family == Family::Vmfs6 {
+            Directory::new(&self.store, directory)?.lookup(name)?
+        } else {
+            self.find_indexed(directory, name)?
+        };
+        entry.ok_or_else(|| FsError::NotFound {
+            name: name.to_vec(),
+        })
+    }
+
+    /// Finds a name where the format has no hash table, through an index made on first use.
+    fn find_indexed(&self, directory: &Inode, name: &[u8]) -> Result<Option<DirEntry>, FsError> {
+        let view = Directory::new(&self.store, directory)?;
+        if let Some(index) = self.names.get(&directory.fd()) {
+            return Ok(index.get(name).cloned());
+        }
+        let mut index = NameIndex::new();
+        let mut fits = true;
+        view.for_each(0, &mut |entry| {
+            // The first of equal names is the one that a linear search finds.
+            index.entry(entry.name.clone()).or_insert(entry);
+            fits = (index.len() as u64) < INDEX_MEMORY / 512;
+            fits
+        })?;
+        if !fits {
+            return Ok(view.lookup(name)?);
+        }
+        let found = index.get(name).cloned();
+        self.names.insert(directory.fd(), Arc::new(index));
+        Ok(found)
+    }
+}

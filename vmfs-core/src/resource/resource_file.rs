@@ -1,0 +1,161 @@
+use super::block_map::{BlockMap, Place};
+use super::error::MetaError;
+use super::meta_reader::MetaReader;
+use super::system::PointerSources;
+use crate::format::{At, ClusterHeader, Damage, ResourceHeader, ResourceKind};
+use crate::lvm::VolumeOffset;
+
+/// A resource file: its header and where its parts lie.
+#[derive(Debug)]
+pub struct ResourceFile {
+    kind: ResourceKind,
+    header: ResourceHeader,
+    map: BlockMap,
+    /// What the file's own map may go through; only files that were opened before it, so that
+    /// no map can lead back to itself.
+    sources: PointerSources,
+}
+
+impl ResourceFile {
+    /// Reads the header at `header_offset` of the file that `map` describes.
+    pub fn open(
+        reader: &MetaReader,
+        kind: ResourceKind,
+        map: BlockMap,
+        sources: PointerSources,
+        header_offset: u64,
+    ) -> Result<Self, MetaError> {
+        let mut bytes = [0; size_of::<ResourceHeader>()];
+        let place = place_of(reader, &map, &sources, header_offset, bytes.len() as u64)?;
+        reader.read(place, &mut bytes)?;
+        let header = ResourceHeader::parse(&bytes, reader.layout(), At::Volume(place.0))?;
+        Ok(Self {
+            kind,
+            header,
+            map,
+            sources,
+        })
+    }
+
+    /// What the file's resources are.
+    pub fn kind(&self) -> ResourceKind {
+        self.kind
+    }
+
+    /// The file's header.
+    pub fn header(&self) -> &ResourceHeader {
+        &self.header
+    }
+
+    /// The file's block map.
+    pub fn map(&self) -> &BlockMap {
+        &self.map
+    }
+
+    /// What the file's block map goes through.
+    pub fn sources(&self) -> &PointerSources {
+        &self.sources
+    }
+
+    /// Where a resource lies on the volume.
+    ///
+    /// # Errors
+    /// [`Damage`] when the file has no such resource.
+    pub fn locate(
+        &self,
+        reader: &MetaReader,
+        cluster: u64,
+        resource: u32,
+    ) -> Result<VolumeOffset, MetaError> {
+        let header_size = reader.layout().cluster_header_size();
+        let Some(offset) = self.header.resource_offset(cluster, resource, header_size) else {
+            return Err(self
+                .damage(
+                    "address",
+                    format!("cluster {cluster}, resource {resource}"),
+                    format!(
+                        "one of {} resources in clusters of {}",
+                        self.header.resources(),
+                        self.header.resources_per_cluster
+                    ),
+                )
+                .into());
+        };
+        let size = self.header.resource_size.get().into();
+        place_of(reader, &self.map, &self.sources, offset, size)
+    }
+
+    /// Reads and checks the header of a cluster; the volume offset says where it lies.
+    pub fn cluster(
+        &self,
+        reader: &MetaReader,
+        cluster: u64,
+    ) -> Result<(ClusterHeader, VolumeOffset), MetaError> {
+        if cluster >= self.header.clusters() {
+            let expected = format!("less than {}", self.header.clusters());
+            return Err(self.damage("cluster", cluster.to_string(), expected).into());
+        }
+        let layout = reader.layout();
+        let size = layout.cluster_header_size();
+        let offset = self.header.cluster_header_offset(cluster, size);
+        let place = place_of(reader, &self.map, &self.sources, offset, size)?;
+        let mut bytes = vec![0; size as usize];
+        reader.volume().read(place, &mut bytes)?;
+        let at = At::Volume(place.0);
+        let header = ClusterHeader::parse(&bytes, cluster, &self.header, layout, at)?;
+        Ok((header, place))
+    }
+
+    fn damage(&self, field: &'static str, found: String, expected: String) -> Damage {
+        let name = match self.kind {
+            ResourceKind::FileBlock => "file block resource file",
+            ResourceKind::SubBlock => "sub-block resource file",
+            ResourceKind::PointerBlock => "pointer block resource file",
+            ResourceKind::FileDescriptor => "file descriptor resource file",
+            ResourceKind::PointerBlock2 => "second pointer block resource file",
+            ResourceKind::JournalBlock => "journal block resource file",
+            ResourceKind::LargeFileBlock => "large file block resource file",
+        };
+        Damage::new(
+            name,
+            At::Volume(self.map.fd_offset().0),
+            field,
+            found,
+            expected,
+        )
+    }
+}
+
+/// The volume offset of `length` bytes at `offset` of a resource file, which must lie in one
+/// piece.
+fn place_of(
+    reader: &MetaReader,
+    map: &BlockMap,
+    sources: &PointerSources,
+    offset: u64,
+    length: u64,
+) -> Result<VolumeOffset, MetaError> {
+    let broken = |found: String| {
+        let expected = format!("{length} bytes in one piece");
+        MetaError::from(Damage::new(
+            "resource file",
+            At::Volume(offset),
+            "offset in the file",
+            found,
+            expected,
+        ))
+    };
+    if offset >= map.length() {
+        return Err(broken(format!(
+            "{offset:#x}, behind the end at {:#x}",
+            map.length()
+        )));
+    }
+    let run = map.run_at(reader, sources, offset, offset + length)?;
+    match run.place {
+        // The file's length may end inside its last cluster's data, whose blocks are whole.
+        Place::Data(place) if run.length >= length || run.end() >= map.length() => Ok(place),
+        Place::Data(_) => Err(broken(format!("{offset:#x}, in pieces"))),
+        Place::ToBeZeroed(_) | Place::Hole => Err(broken(format!("{offset:#x}, in a hole"))),
+    }
+}

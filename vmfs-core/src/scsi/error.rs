@@ -1,0 +1,59 @@
+use std::io;
+use std::path::PathBuf;
+
+use super::lun::DeviceOffset;
+
+/// A command to a LUN failed, or the LUN could not be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum LunError {
+    /// The path could not be opened.
+    #[error("can't open {}: {source}", path.display())]
+    Open {
+        /// The path as given.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The path is neither a regular file nor a block device.
+    #[error("{}: {found}; give an image file or a block device", path.display())]
+    NotALun {
+        /// The path as given.
+        path: PathBuf,
+        /// What it is.
+        found: &'static str,
+    },
+    /// A command failed.
+    #[error("{operation} of {length} bytes at {offset} of {lun} failed: {source}")]
+    Io {
+        /// Name of the LUN.
+        lun: String,
+        /// The command.
+        operation: &'static str,
+        /// Where.
+        offset: DeviceOffset,
+        /// How many bytes.
+        length: usize,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The range isn't on the LUN.
+    #[error(
+        "{lun} ends at {capacity:#x}, so it has no {length} bytes at {offset}: the image is cut short, or an address in it is damaged"
+    )]
+    PastEnd {
+        /// Name of the LUN.
+        lun: String,
+        /// Where.
+        offset: DeviceOffset,
+        /// How many bytes.
+        length: usize,
+        /// Size of the LUN.
+        capacity: u64,
+    },
+    /// A write to a LUN that was opened read-only.
+    #[error("{lun} is opened read-only")]
+    ReadOnly {
+        /// Name of the LUN.
+        lun: String,
+    },
+}
