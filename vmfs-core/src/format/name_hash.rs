@@ -1,7 +1,8 @@
 //! The hash of a VMFS6 directory's names (FORMAT.md, "Name hash").
 //!
 //! The mixing is Bob Jenkins' public-domain 64-bit hash of 1997 ("lookup8"), over a 256-byte key
-//! made of the name and a constant.
+//! made of the name and a constant. It departs from his in one place: what goes into the last
+//! round is the key's length in 64-bit words, not in bytes.
 
 use super::directory6::HASH_SLOTS;
 
@@ -93,8 +94,8 @@ fn lookup8(key: &[u8; 256]) -> u64 {
         c = c.wrapping_add(words.next().unwrap_or(0));
         (a, b, c) = mix(a, b, c);
     }
-    // The tail: two words, and the key's length in bytes goes into c.
-    c = c.wrapping_add(key.len() as u64);
+    // The tail: two words, and the key's length goes into c.
+    c = c.wrapping_add(count);
     a = a.wrapping_add(words.next().unwrap_or(0));
     b = b.wrapping_add(words.next().unwrap_or(0));
     mix(a, b, c).2
@@ -119,5 +120,27 @@ mod tests {
         assert_eq!(name_hash(b".fbb.sf", true).slot, 15974);
         assert_eq!(name_hash(b".unmap.sf", true).slot, 15982);
         assert_eq!(system_file_hash(b"small"), None);
+    }
+
+    #[test]
+    fn names_have_the_hashes_that_esxi_stored_with_them() {
+        assert_eq!(
+            name_hash(b"small", true),
+            NameHash {
+                slot: 0x11b7,
+                lo: 0x776d,
+                hi: 0xa46b
+            }
+        );
+        // Names that an ESXi volume has as hash collisions of one directory.
+        for name in [
+            "As",
+            "e8K",
+            "aa0s",
+            "avSb",
+            "En groetjes aan je tante🤤🫰🍆💦😍",
+        ] {
+            assert_eq!(name_hash(name.as_bytes(), false).slot, 0x26f7, "{name}");
+        }
     }
 }
