@@ -25,6 +25,8 @@ pub struct Host {
     pub driver: String,
     /// The host's address, if it wrote one.
     pub ip: String,
+    /// Raw address of the host's journal block.
+    pub journal_addr: u32,
     /// Volume offset of the host's journal.
     pub journal: VolumeOffset,
 }
@@ -71,6 +73,7 @@ fn host(slot: &Heartbeat, number: u64, offset: VolumeOffset) -> Host {
         stamp_us: slot.stamp.get(),
         driver: format!("{}.{}", slot.driver_major, slot.driver_minor),
         ip: String::from_utf8_lossy(text(&slot.ip)).into_owned(),
+        journal_addr: slot.journal_addr.get(),
         journal: VolumeOffset(slot.journal_offset.get()),
     }
 }
