@@ -53,17 +53,18 @@ impl FileStore {
     /// `None`: `offset` is at or behind the end, or no data follows.
     pub fn seek(&self, inode: &Inode, offset: u64, to: SeekTo) -> Result<Option<u64>, FileError> {
         refuse_raw_disk(inode)?;
-        let mut at = offset;
-        while at < inode.length() {
-            let run = self.run_at(inode, at, u64::MAX)?;
-            let is_data = matches!(run.place, Place::Data(_));
-            if is_data == (to == SeekTo::Data) {
-                return Ok(Some(at));
-            }
-            at = run.end();
-        }
-        let end_is_hole = to == SeekTo::Hole && offset < inode.length();
-        Ok(end_is_hole.then_some(inode.length()))
+        let length = inode.length();
+        let found = if inode.map().zero_level() == ZeroLevel::None {
+            (to == SeekTo::Hole && offset < length).then_some(offset)
+        } else {
+            let sources = &self.resources().sources;
+            inode.map().find(self.reader(), sources, offset, |place| {
+                matches!(place, Place::Data(_)) == (to == SeekTo::Data)
+            })?
+        };
+        // Every file ends in a hole.
+        let end = (to == SeekTo::Hole && offset < length).then_some(length);
+        Ok(found.or(end))
     }
 }
 

@@ -1,8 +1,8 @@
 use std::collections::HashMap;
 use std::sync::{Arc, OnceLock};
 
-use quick_cache::Weighter;
-use quick_cache::sync::Cache;
+use quick_cache::sync::{Cache, DefaultLifecycle};
+use quick_cache::{DefaultHashBuilder, OptionsBuilder, Weighter};
 
 use super::error::FsError;
 use crate::cluster::{self, Host};
@@ -13,6 +13,9 @@ use crate::resource::{MetaReader, Resources, Run, Space};
 
 /// Memory for name indexes of directories without a hash table, in bytes.
 const INDEX_MEMORY: u64 = 24 << 20;
+/// About what a name in an index takes: the table's slot, and a short name with the allocator's
+/// overhead.
+const INDEX_ENTRY: u64 = 96;
 /// Longest target of a symbolic link (Linux' PATH_MAX).
 const MAX_LINK_TARGET: u64 = 4096;
 
@@ -26,16 +29,31 @@ pub struct FileSystem {
 }
 
 /// The names of a VMFS3 or VMFS5 directory, which has no hash table of its own.
-type NameIndex = HashMap<Vec<u8>, DirEntry>;
+type NameIndex = HashMap<Box<[u8]>, FdAddr>;
 
 #[derive(Debug, Clone)]
 struct IndexWeight;
 
 impl Weighter<FdAddr, Arc<NameIndex>> for IndexWeight {
     fn weight(&self, _: &FdAddr, index: &Arc<NameIndex>) -> u64 {
-        // Two copies of a short name and the entry's fields, with the allocator's overhead.
-        1024 + index.len() as u64 * 192
+        1024 + index.len() as u64 * INDEX_ENTRY
     }
+}
+
+/// One shard: shards split the weight limit, and the index of a large directory must fit.
+fn name_cache() -> Cache<FdAddr, Arc<NameIndex>, IndexWeight> {
+    let options = OptionsBuilder::new()
+        .estimated_items_capacity(64)
+        .weight_capacity(INDEX_MEMORY)
+        .shards(1)
+        .build()
+        .expect("both capacities are given");
+    Cache::with_options(
+        options,
+        IndexWeight,
+        DefaultHashBuilder::default(),
+        DefaultLifecycle::default(),
+    )
 }
 
 impl FileSystem {
@@ -58,7 +76,7 @@ impl FileSystem {
             fsd,
             store: FileStore::new(reader, resources),
             space: OnceLock::new(),
-            names: Cache::with_weighter(64, INDEX_MEMORY, IndexWeight),
+            names: name_cache(),
         })
     }
 
@@ -112,7 +130,7 @@ impl FileSystem {
         if name == b".." {
             return self.inode(self.parent(directory)?);
         }
-        self.inode(self.find(directory, name)?.fd)
+        self.inode(self.find(directory, name)?)
     }
 
     /// The directory above `directory`; the root's is the root.
@@ -166,7 +184,7 @@ impl FileSystem {
         Ok(target)
     }
 
-    fn find(&self, directory: &Inode, name: &[u8]) -> Result<DirEntry, FsError> {
+    fn find(&self, directory: &Inode, name: &[u8]) -> Result<FdAddr, FsError> {
         let max = self.layout().max_name();
         if name.len() > max {
             return Err(FsError::NameTooLong {
@@ -174,34 +192,38 @@ impl FileSystem {
                 max,
             });
         }
-        let entry = if self.layout().family == Family::Vmfs6 {
-            Directory::new(&self.store, directory)?.lookup(name)?
+        let found = if self.layout().family == Family::Vmfs6 {
+            Directory::new(&self.store, directory)?
+                .lookup(name)?
+                .map(|entry| entry.fd)
         } else {
             self.find_indexed(directory, name)?
         };
-        entry.ok_or_else(|| FsError::NotFound {
+        found.ok_or_else(|| FsError::NotFound {
             name: name.to_vec(),
         })
     }
 
     /// Finds a name where the format has no hash table, through an index made on first use.
-    fn find_indexed(&self, directory: &Inode, name: &[u8]) -> Result<Option<DirEntry>, FsError> {
+    fn find_indexed(&self, directory: &Inode, name: &[u8]) -> Result<Option<FdAddr>, FsError> {
         let view = Directory::new(&self.store, directory)?;
         if let Some(index) = self.names.get(&directory.fd()) {
-            return Ok(index.get(name).cloned());
+            return Ok(index.get(name).copied());
         }
         let mut index = NameIndex::new();
         let mut fits = true;
         view.for_each(0, &mut |entry| {
             // The first of equal names is the one that a linear search finds.
-            index.entry(entry.name.clone()).or_insert(entry);
-            fits = (index.len() as u64) < INDEX_MEMORY / 512;
+            index
+                .entry(entry.name.into_boxed_slice())
+                .or_insert(entry.fd);
+            fits = (index.len() as u64) < INDEX_MEMORY / INDEX_ENTRY;
             fits
         })?;
         if !fits {
-            return Ok(view.lookup(name)?);
+            return Ok(view.lookup(name)?.map(|entry| entry.fd));
         }
-        let found = index.get(name).cloned();
+        let found = index.get(name).copied();
         self.names.insert(directory.fd(), Arc::new(index));
         Ok(found)
     }

@@ -1,3 +1,5 @@
+use std::sync::Arc;
+
 use super::error::MetaError;
 use super::meta_reader::MetaReader;
 use super::system::PointerSources;
@@ -59,10 +61,32 @@ pub struct BlockMap {
 }
 
 /// The entry for an offset, and the range of the file that it speaks of.
+#[derive(Clone, Copy)]
 struct Entry {
     raw: u64,
     start: u64,
     length: u64,
+}
+
+/// Consecutive entries of one pointer block that are in memory.
+struct Page {
+    bytes: Arc<[u8]>,
+    /// Where in `bytes` the first of them is.
+    first: usize,
+    /// Offset in the file that the first of them covers.
+    start: u64,
+    /// log2 of the bytes that each covers.
+    shift: u32,
+    /// How many there are.
+    count: u64,
+}
+
+/// Looks at a file's entries one after the other, keeping hold of the pointers read last.
+struct Walker<'a> {
+    map: &'a BlockMap,
+    reader: &'a MetaReader,
+    sources: &'a PointerSources,
+    page: Option<Page>,
 }
 
 impl BlockMap {
@@ -125,9 +149,15 @@ impl BlockMap {
         limit: u64,
     ) -> Result<Run, MetaError> {
         let end = self.length.min(limit.max(offset + 1));
-        let mut run = self.unit_at(reader, sources, offset)?;
+        let mut walker = Walker {
+            map: self,
+            reader,
+            sources,
+            page: None,
+        };
+        let mut run = walker.unit_at(offset)?;
         while run.end() < end {
-            let next = self.unit_at(reader, sources, run.end())?;
+            let next = walker.unit_at(run.end())?;
             if next.place != run.place.advanced(run.length) {
                 break;
             }
@@ -135,6 +165,32 @@ impl BlockMap {
         }
         run.length = run.length.min(self.length - offset);
         Ok(run)
+    }
+
+    /// The first offset from `offset` on whose place `wanted` accepts; `None` when none before
+    /// the end is.
+    pub fn find(
+        &self,
+        reader: &MetaReader,
+        sources: &PointerSources,
+        offset: u64,
+        wanted: impl Fn(Place) -> bool,
+    ) -> Result<Option<u64>, MetaError> {
+        let mut walker = Walker {
+            map: self,
+            reader,
+            sources,
+            page: None,
+        };
+        let mut at = offset;
+        while at < self.length {
+            let unit = walker.unit_at(at)?;
+            if wanted(unit.place) {
+                return Ok(Some(at));
+            }
+            at = unit.end();
+        }
+        Ok(None)
     }
 
     /// Calls `visit` with every entry of the tree that isn't zero, pointer blocks included: the
@@ -187,82 +243,6 @@ impl BlockMap {
         Ok(())
     }
 
-    /// The piece of one address that holds `offset`, from there on.
-    fn unit_at(
-        &self,
-        reader: &MetaReader,
-        sources: &PointerSources,
-        offset: u64,
-    ) -> Result<Run, MetaError> {
-        let layout = reader.layout();
-        if self.zero_level == ZeroLevel::Resident {
-            return self.resident_at(layout, offset);
-        }
-        let entry = self.entry_at(reader, sources, offset)?;
-        let slot_left = entry.length - (offset - entry.start);
-        let hole = Run {
-            offset,
-            length: slot_left,
-            place: Place::Hole,
-        };
-        let (unit, start, tbz) = match BlockAddr::decode(entry.raw, layout) {
-            BlockAddr::Hole => return Ok(hole),
-            BlockAddr::FileBlock { block, tbz, .. } => (
-                layout.file_block_size(),
-                block.saturating_mul(layout.file_block_size()),
-                tbz,
-            ),
-            BlockAddr::LargeFileBlock { block, tbz, .. } => (
-                layout.large_block_size(),
-                block.saturating_mul(layout.large_block_size()),
-                tbz,
-            ),
-            BlockAddr::Resource {
-                kind: ResourceKind::SubBlock,
-                cluster,
-                resource,
-                ..
-            } => {
-                let place = sources
-                    .sub_blocks
-                    .as_ref()
-                    .ok_or_else(|| {
-                        self.damage("sub-block address", entry.raw, "a readable .sbc.sf")
-                    })?
-                    .locate(reader, cluster, resource)?;
-                (layout.sub_block_size(), place.0, 0)
-            }
-            _ => {
-                return Err(self
-                    .damage("block address", entry.raw, "a block of data")
-                    .into());
-            }
-        };
-        if entry.length > unit {
-            let expected = "a block as large as the map's entries";
-            return Err(self.damage("block address", entry.raw, expected).into());
-        }
-        let inside = offset & (unit - 1);
-        let place = VolumeOffset(start) + inside;
-        if start.saturating_add(unit) > reader.volume().size() {
-            let expected = format!(
-                "a block inside the volume of {:#x} bytes",
-                reader.volume().size()
-            );
-            return Err(self.damage("block address", entry.raw, &expected).into());
-        }
-        let place = if tbz == 0 {
-            Place::Data(place)
-        } else {
-            Place::ToBeZeroed(place)
-        };
-        Ok(Run {
-            offset,
-            length: slot_left.min(unit - inside),
-            place,
-        })
-    }
-
     fn resident_at(&self, layout: &Layout, offset: u64) -> Result<Run, MetaError> {
         if self.length > layout.fd_data_size {
             let expected = format!("at most {} bytes for resident data", layout.fd_data_size);
@@ -273,43 +253,6 @@ impl BlockMap {
             offset,
             length: self.length - offset,
             place,
-        })
-    }
-
-    /// Walks down the tree to the entry that covers `offset`.
-    fn entry_at(
-        &self,
-        reader: &MetaReader,
-        sources: &PointerSources,
-        offset: u64,
-    ) -> Result<Entry, MetaError> {
-        let layout = reader.layout();
-        let pointer_shift = layout.pointers_per_block.trailing_zeros();
-        let mut shift = self.block_shift + self.zero_level.depth() * pointer_shift;
-        let index = offset >> shift;
-        let Some(&raw) = self.addresses.get(index as usize) else {
-            let expected = format!("at most {} entries of the map", self.addresses.len());
-            return Err(self.damage("length", self.length, &expected).into());
-        };
-        let mut raw = raw;
-        for _ in 0..self.zero_level.depth() {
-            if raw == 0 {
-                break;
-            }
-            let base = self.pointer_block(reader, sources, BlockAddr::decode(raw, layout))?;
-            shift -= pointer_shift;
-            let index = offset >> shift & (layout.pointers_per_block - 1);
-            let (block, inside) = reader
-                .block(base + index * layout.address_size)
-                .map_err(MetaError::from)?;
-            let bytes = block.get(inside..inside + layout.address_size as usize);
-            raw = bytes.map_or(0, little_endian);
-        }
-        let start = offset >> shift << shift;
-        Ok(Entry {
-            raw,
-            start,
-            length: 1 << shift,
         })
     }
 
@@ -353,6 +296,149 @@ impl BlockMap {
     fn damage(&self, field: &'static str, found: u64, expected: &str) -> Damage {
         const NAME: &str = "block map";
         Damage::hex(NAME, At::Volume(self.fd_offset.0), field, found, expected)
+    }
+}
+
+impl Walker<'_> {
+    /// The piece of one address that holds `offset`, from there on.
+    fn unit_at(&mut self, offset: u64) -> Result<Run, MetaError> {
+        let (map, layout) = (self.map, self.reader.layout());
+        if map.zero_level == ZeroLevel::Resident {
+            return map.resident_at(layout, offset);
+        }
+        let entry = self.entry_at(offset)?;
+        let slot_left = entry.length - (offset - entry.start);
+        let (unit, start, tbz) = match BlockAddr::decode(entry.raw, layout) {
+            BlockAddr::Hole => {
+                return Ok(Run {
+                    offset,
+                    length: slot_left,
+                    place: Place::Hole,
+                });
+            }
+            BlockAddr::FileBlock { block, tbz, .. } => (
+                layout.file_block_size(),
+                block.saturating_mul(layout.file_block_size()),
+                tbz,
+            ),
+            BlockAddr::LargeFileBlock { block, tbz, .. } => (
+                layout.large_block_size(),
+                block.saturating_mul(layout.large_block_size()),
+                tbz,
+            ),
+            BlockAddr::Resource {
+                kind: ResourceKind::SubBlock,
+                cluster,
+                resource,
+                ..
+            } => {
+                let expected = "a readable .sbc.sf";
+                let sub_blocks = self.sources.sub_blocks.as_ref();
+                let place = sub_blocks
+                    .ok_or_else(|| map.damage("sub-block address", entry.raw, expected))?
+                    .locate(self.reader, cluster, resource)?;
+                (layout.sub_block_size(), place.0, 0)
+            }
+            _ => {
+                return Err(map
+                    .damage("block address", entry.raw, "a block of data")
+                    .into());
+            }
+        };
+        if entry.length > unit {
+            let expected = "a block as large as the map's entries";
+            return Err(map.damage("block address", entry.raw, expected).into());
+        }
+        let volume_size = self.reader.volume().size();
+        if start.saturating_add(unit) > volume_size {
+            let expected = format!("a block inside the volume of {volume_size:#x} bytes");
+            return Err(map.damage("block address", entry.raw, &expected).into());
+        }
+        let inside = offset & (unit - 1);
+        let place = VolumeOffset(start) + inside;
+        let place = if tbz == 0 {
+            Place::Data(place)
+        } else {
+            Place::ToBeZeroed(place)
+        };
+        Ok(Run {
+            offset,
+            length: slot_left.min(unit - inside),
+            place,
+        })
+    }
+
+    /// The entry that covers `offset`: from the page at hand, or down the tree to it.
+    fn entry_at(&mut self, offset: u64) -> Result<Entry, MetaError> {
+        let address_size = self.reader.layout().address_size as usize;
+        let at_hand = self
+            .page
+            .as_ref()
+            .and_then(|page| page.entry(offset, address_size));
+        if let Some(entry) = at_hand {
+            return Ok(entry);
+        }
+        let (map, layout) = (self.map, self.reader.layout());
+        let pointer_shift = layout.pointers_per_block.trailing_zeros();
+        let mut shift = map.block_shift + map.zero_level.depth() * pointer_shift;
+        let Some(&top) = map.addresses.get((offset >> shift) as usize) else {
+            let expected = format!("at most {} entries of the map", map.addresses.len());
+            return Err(map.damage("length", map.length, &expected).into());
+        };
+        let mut raw = top;
+        for _ in 0..map.zero_level.depth() {
+            if raw == 0 {
+                break;
+            }
+            let addr = BlockAddr::decode(raw, layout);
+            let base = map.pointer_block(self.reader, self.sources, addr)?;
+            shift -= pointer_shift;
+            let index = offset >> shift & (layout.pointers_per_block - 1);
+            let (bytes, inside) = self.reader.block(base + index * layout.address_size)?;
+            // Go back to the first pointer that this piece of metadata has of the block.
+            let before = index.min((inside / address_size) as u64);
+            let first = inside - before as usize * address_size;
+            let in_bytes = (bytes.len().saturating_sub(first) / address_size) as u64;
+            let page = Page {
+                first,
+                start: ((offset >> shift) - before) << shift,
+                shift,
+                count: in_bytes.min(layout.pointers_per_block - (index - before)),
+                bytes,
+            };
+            raw = page
+                .entry(offset, address_size)
+                .map_or(0, |entry| entry.raw);
+            self.page = Some(page);
+        }
+        if raw == 0 && shift > map.block_shift {
+            // A pointer block that isn't there: the page is of a level above the data.
+            self.page = None;
+        }
+        let start = offset >> shift << shift;
+        Ok(Entry {
+            raw,
+            start,
+            length: 1 << shift,
+        })
+    }
+}
+
+impl Page {
+    /// The entry that covers `offset`, if it is one of these.
+    fn entry(&self, offset: u64, address_size: usize) -> Option<Entry> {
+        let index = offset.checked_sub(self.start)? >> self.shift;
+        if index >= self.count {
+            return None;
+        }
+        let at = self.first + index as usize * address_size;
+        let raw = little_endian(self.bytes.get(at..at + address_size)?);
+        let start = offset >> self.shift << self.shift;
+        Some(Entry {
+            raw,
+            start,
+            length: 1 << self.shift,
+        })
     }
 }
 
