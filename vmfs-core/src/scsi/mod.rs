@@ -1,14 +1,15 @@
 //! The LUN as the rest of the house sees it: identity, reads, writes, counters.
 //!
 //! Everything above works the same on any [`Lun`]: an image file or block device
-//! ([`FileLun`]), a partition of one ([`PartitionLun`]), or one with changed bytes
-//! ([`OverlayLun`]).
+//! ([`FileLun`]), a partition of one ([`PartitionLun`]), one in memory ([`MemoryLun`]), or one
+//! with changed bytes ([`OverlayLun`]).
 
 mod aligned;
 mod counters;
 mod error;
 mod file_lun;
 mod lun;
+mod memory_lun;
 mod overlay;
 mod partition;
 
@@ -17,5 +18,6 @@ pub use counters::{Counters, OpSnapshot, Snapshot};
 pub use error::LunError;
 pub use file_lun::FileLun;
 pub use lun::{Access, DeviceOffset, Lun};
+pub use memory_lun::MemoryLun;
 pub use overlay::OverlayLun;
 pub use partition::{PartitionLun, look_through};
