@@ -1,0 +1,256 @@
+use vmfs_core::format::{
+    ClusterMeta5, ClusterMeta6, DiskLock, Family, FdAddr, Layout, LockKind, RCMD_SIGNATURE,
+    ResourceKind,
+};
+use zerocopy::{FromBytes, FromZeros, IntoBytes};
+
+use super::resources::ResourceFileLayout;
+
+/// Where affinity entries start in a small file block cluster's metadata block.
+const SMALL_BLOCK_AFFINITY: usize = 0x948;
+/// Where they start in a second pointer block cluster's.
+const POINTER_BLOCK2_AFFINITY: usize = 0x2e0;
+/// Where they start in a file descriptor or sub-block cluster's, one for each resource.
+const RESOURCE_AFFINITY: usize = 0x8e0;
+/// Where a large file block cluster's eight bytes for each resource start.
+const LARGE_BLOCK_AFFINITY: usize = 0xe0;
+/// State of a large file block that is broken up into small ones.
+const CONVERTED: u32 = 4;
+
+/// A lock that nobody has held, at volume offset `address`.
+pub(crate) fn fresh_lock(kind: LockKind, address: u64) -> DiskLock {
+    let mut lock = DiskLock::new_zeroed();
+    lock.kind = (kind as u32).into();
+    lock.address = address.into();
+    lock.token = 1.into();
+    lock.mtime = 1.into();
+    lock
+}
+
+/// A resource cluster's header, in memory, its bitmap and counts kept in step.
+#[derive(Debug, Clone)]
+pub struct ClusterImage {
+    family: Family,
+    kind: ResourceKind,
+    md: usize,
+    bits: u32,
+    total: u32,
+    bytes: Vec<u8>,
+}
+
+impl ClusterImage {
+    /// The header of cluster `cluster` of `file`, all resources free, which will lie at volume
+    /// offset `address`.
+    pub fn new(layout: &Layout, file: &ResourceFileLayout, cluster: u64, address: u64) -> Self {
+        let md = layout.md_block as usize;
+        let mut image = Self {
+            family: layout.family,
+            kind: file.kind,
+            md,
+            bits: file.header.bits_per_resource(),
+            total: file.total_in(cluster),
+            bytes: vec![0; 2 * md],
+        };
+        let lock = fresh_lock(file.lock_kind(), address);
+        image.bytes[..size_of::<DiskLock>()].copy_from_slice(lock.as_bytes());
+        let total = image.total;
+        if image.family == Family::Vmfs6 {
+            let kind = image.kind;
+            let meta = image.meta6();
+            meta.signature = RCMD_SIGNATURE.into();
+            meta.cluster = cluster.into();
+            meta.total = (total as u16).into();
+            meta.free = (total as u16).into();
+            // Two words of unknown meaning that real volumes have.
+            let unknown: u32 = match kind {
+                ResourceKind::FileBlock => 0x0100_0000,
+                ResourceKind::LargeFileBlock => 0x0007_0000,
+                _ => 0,
+            };
+            meta.unknown2[..4].copy_from_slice(&unknown.to_le_bytes());
+            meta.unknown2[8] = 1;
+            if kind == ResourceKind::LargeFileBlock {
+                for resource in 0..total as usize {
+                    image.bytes[md + LARGE_BLOCK_AFFINITY + 8 * resource] = 0xff;
+                }
+            }
+        } else {
+            let meta = image.meta5();
+            meta.cluster = (cluster as u32).into();
+            meta.total = total.into();
+            meta.free = total.into();
+        }
+        image.free_all();
+        image
+    }
+
+    /// The bytes as they stand on the volume: lock block and metadata block.
+    pub fn bytes(&mut self) -> &[u8] {
+        self.refresh_hints();
+        &self.bytes
+    }
+
+    /// Resources in the cluster.
+    pub fn total(&self) -> u32 {
+        self.total
+    }
+
+    /// Whether `resource` is free.
+    pub fn is_free(&self, resource: u32) -> bool {
+        resource < self.total && self.state(resource) & 1 != 0
+    }
+
+    /// Marks `resource` used; whether it was free.
+    pub fn take(&mut self, resource: u32) -> bool {
+        let free = self.is_free(resource);
+        if free {
+            self.set_state(resource, 0);
+            self.count_taken();
+        }
+        free
+    }
+
+    /// Marks the large file block `resource` as broken up into small ones.
+    pub fn convert(&mut self, resource: u32) -> bool {
+        let taken = self.take(resource);
+        if taken {
+            self.set_state(resource, CONVERTED);
+        }
+        taken
+    }
+
+    /// Writes down that file `fd` has `blocks` more small file blocks here (VMFS6). Entries that
+    /// don't fit are left out: they only guide allocation.
+    pub fn add_affinity(&mut self, fd: FdAddr, blocks: u32) {
+        let Some(room) = self.bytes.get_mut(self.md + SMALL_BLOCK_AFFINITY..) else {
+            return;
+        };
+        for entry in room.chunks_exact_mut(8) {
+            let (address, count) = entry.split_at_mut(4);
+            if address == fd.raw().to_le_bytes() || address == [0; 4] && count == [0; 4] {
+                address.copy_from_slice(&fd.raw().to_le_bytes());
+                let old = u32::from_le_bytes([count[0], count[1], count[2], count[3]]);
+                count.copy_from_slice(&(old + blocks).to_le_bytes());
+                break;
+            }
+        }
+        let used = self.bytes[self.md + SMALL_BLOCK_AFFINITY..]
+            .chunks_exact(8)
+            .take_while(|entry| entry.iter().any(|&byte| byte != 0))
+            .count();
+        // ESXi counts one more than there are.
+        self.meta6().affinity_count = (used as u16 + 1).into();
+    }
+
+    /// Writes down which file or directory `resource` is for (VMFS6).
+    pub fn set_owner(&mut self, resource: u32, fd: FdAddr) {
+        let base = match self.kind {
+            ResourceKind::PointerBlock2 => POINTER_BLOCK2_AFFINITY,
+            ResourceKind::FileDescriptor | ResourceKind::SubBlock => RESOURCE_AFFINITY,
+            _ => return,
+        };
+        let at = self.md + base + 4 * resource as usize;
+        if let Some(entry) = self.bytes.get_mut(at..at + 4) {
+            entry.copy_from_slice(&fd.raw().to_le_bytes());
+        }
+    }
+
+    /// Gives out the next generation of a file descriptor cluster (VMFS6).
+    pub fn next_generation(&mut self) -> u32 {
+        let meta = self.meta6();
+        let next = meta.last_generation.get() + 1;
+        meta.last_generation = next.into();
+        next
+    }
+
+    /// Marks every resource free.
+    fn free_all(&mut self) {
+        // Whole bytes where a bit stands for a resource: large volumes have millions.
+        let whole = if self.bits == 1 {
+            self.total / 8 * 8
+        } else {
+            0
+        };
+        if whole > 0 {
+            let (start, _) = self.position(0, 0);
+            self.bytes[start..start + whole as usize / 8].fill(0xff);
+        }
+        for resource in whole..self.total {
+            self.set_state(resource, 1);
+        }
+    }
+
+    fn meta6(&mut self) -> &mut ClusterMeta6 {
+        let (meta, _) = ClusterMeta6::mut_from_prefix(&mut self.bytes[self.md..])
+            .expect("a cluster header has a whole metadata block");
+        meta
+    }
+
+    fn meta5(&mut self) -> &mut ClusterMeta5 {
+        let (meta, _) = ClusterMeta5::mut_from_prefix(&mut self.bytes[self.md..])
+            .expect("a cluster header has a whole metadata block");
+        meta
+    }
+
+    /// Where bit `bit` of `resource` lies: byte in the header and bit in it.
+    fn position(&self, resource: u32, bit: u32) -> (usize, u32) {
+        let (start, index) = match (self.family, resource) {
+            (Family::Vmfs6, 0..256) => (0x80, resource),
+            (Family::Vmfs6, _) => (0x180, resource - 256),
+            _ => (0x10, resource),
+        };
+        let at = index * self.bits + bit;
+        (self.md + start + at as usize / 8, at % 8)
+    }
+
+    fn state(&self, resource: u32) -> u32 {
+        (0..self.bits).fold(0, |state, bit| {
+            let (byte, shift) = self.position(resource, bit);
+            state | u32::from(self.bytes[byte] >> shift & 1) << bit
+        })
+    }
+
+    fn set_state(&mut self, resource: u32, state: u32) {
+        for bit in 0..self.bits {
+            let (byte, shift) = self.position(resource, bit);
+            self.bytes[byte] &= !(1 << shift);
+            self.bytes[byte] |= ((state >> bit & 1) as u8) << shift;
+        }
+    }
+
+    /// Takes one off the free count.
+    fn count_taken(&mut self) {
+        if self.family == Family::Vmfs6 {
+            let meta = self.meta6();
+            meta.free -= 1;
+        } else {
+            let meta = self.meta5();
+            meta.free -= 1;
+        }
+    }
+
+    /// Points the hints to the first free resources.
+    fn refresh_hints(&mut self) {
+        let first_free = |range: std::ops::Range<u32>| {
+            let start = range.start;
+            range
+                .into_iter()
+                .find(|&resource| self.is_free(resource))
+                .map_or(0, |r| r - start)
+        };
+        let total = self.total;
+        if self.family == Family::Vmfs6 {
+            let half = total.min(256);
+            let (low, high) = (first_free(0..half), first_free(half..total));
+            // Large file block clusters have no hint.
+            if self.kind != ResourceKind::LargeFileBlock {
+                let meta = self.meta6();
+                meta.next_free = low.into();
+                meta.next_free1 = high.into();
+            }
+        } else {
+            let next = first_free(0..total);
+            self.meta5().next_free = next.into();
+        }
+    }
+}
