@@ -4,6 +4,7 @@ use std::os::unix::fs::{FileExt, FileTypeExt, OpenOptionsExt};
 use std::path::Path;
 
 use super::aligned::AlignedBuf;
+use super::array::{LunIdentity, identity_of};
 use super::counters::Counters;
 use super::error::LunError;
 use super::lun::{Access, DeviceOffset, Lun, check_range};
@@ -21,6 +22,7 @@ pub struct FileLun {
     /// Offsets, lengths and memory must be multiples of this.
     alignment: u64,
     access: Access,
+    identity: Option<LunIdentity>,
     counters: Counters,
 }
 
@@ -69,6 +71,7 @@ impl FileLun {
             block_size,
             alignment: if is_device { block_size.into() } else { 1 },
             access,
+            identity: identity_of(path, is_device),
             counters: Counters::default(),
         })
     }
@@ -144,6 +147,10 @@ impl Lun for FileLun {
 
     fn access(&self) -> Access {
         self.access
+    }
+
+    fn identity(&self) -> Option<&LunIdentity> {
+        self.identity.as_ref()
     }
 
     fn read(&self, offset: DeviceOffset, buf: &mut [u8]) -> Result<(), LunError> {

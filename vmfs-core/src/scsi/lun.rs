@@ -1,6 +1,7 @@
 use std::fmt;
 use std::ops::Add;
 
+use super::array::LunIdentity;
 use super::counters::Counters;
 use super::error::LunError;
 
@@ -49,6 +50,11 @@ pub trait Lun: Send + Sync + fmt::Debug {
     /// Whether writes are refused.
     fn access(&self) -> Access;
 
+    /// What the LUN says it is; `None` when it can't tell.
+    fn identity(&self) -> Option<&LunIdentity> {
+        None
+    }
+
     /// Fills `buf` with the bytes at `offset`.
     fn read(&self, offset: DeviceOffset, buf: &mut [u8]) -> Result<(), LunError>;
 
@@ -77,6 +83,10 @@ impl<L: Lun + ?Sized> Lun for std::sync::Arc<L> {
 
     fn access(&self) -> Access {
         (**self).access()
+    }
+
+    fn identity(&self) -> Option<&LunIdentity> {
+        (**self).identity()
     }
 
     fn read(&self, offset: DeviceOffset, buf: &mut [u8]) -> Result<(), LunError> {

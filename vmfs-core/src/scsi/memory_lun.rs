@@ -1,6 +1,7 @@
 use std::collections::HashMap;
 use std::sync::{PoisonError, RwLock};
 
+use super::array::LunIdentity;
 use super::counters::Counters;
 use super::error::LunError;
 use super::lun::{Access, DeviceOffset, Lun, check_range};
@@ -13,16 +14,18 @@ const PAGE: usize = 4096;
 pub struct MemoryLun {
     name: String,
     capacity: u64,
+    identity: LunIdentity,
     pages: RwLock<HashMap<u64, Box<[u8; PAGE]>>>,
     counters: Counters,
 }
 
 impl MemoryLun {
-    /// An empty LUN of `capacity` bytes.
+    /// An empty LUN of `capacity` bytes; its name is its identity.
     pub fn new(name: &str, capacity: u64) -> Self {
         Self {
             name: name.to_owned(),
             capacity,
+            identity: LunIdentity::new(name),
             pages: RwLock::default(),
             counters: Counters::default(),
         }
@@ -61,6 +64,10 @@ impl Lun for MemoryLun {
 
     fn access(&self) -> Access {
         Access::ReadWrite
+    }
+
+    fn identity(&self) -> Option<&LunIdentity> {
+        Some(&self.identity)
     }
 
     fn read(&self, offset: DeviceOffset, buf: &mut [u8]) -> Result<(), LunError> {

@@ -5,6 +5,7 @@
 //! with changed bytes ([`OverlayLun`]).
 
 mod aligned;
+mod array;
 mod counters;
 mod error;
 mod file_lun;
@@ -14,6 +15,7 @@ mod overlay;
 mod partition;
 
 pub use aligned::AlignedBuf;
+pub use array::{ArrayState, LunIdentity, MAX_IDENTITY, Personality};
 pub use counters::{Counters, OpSnapshot, Snapshot};
 pub use error::LunError;
 pub use file_lun::FileLun;

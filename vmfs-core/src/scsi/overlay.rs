@@ -1,3 +1,4 @@
+use super::array::LunIdentity;
 use super::counters::Counters;
 use super::error::LunError;
 use super::lun::{Access, DeviceOffset, Lun};
@@ -33,6 +34,10 @@ impl<L: Lun> Lun for OverlayLun<L> {
 
     fn access(&self) -> Access {
         Access::ReadOnly
+    }
+
+    fn identity(&self) -> Option<&LunIdentity> {
+        self.base.identity()
     }
 
     fn read(&self, offset: DeviceOffset, buf: &mut [u8]) -> Result<(), LunError> {

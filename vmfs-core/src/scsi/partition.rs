@@ -4,6 +4,7 @@
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::sync::Arc;
 
+use super::array::LunIdentity;
 use super::counters::Counters;
 use super::error::LunError;
 use super::lun::{Access, DeviceOffset, Lun, check_range};
@@ -62,6 +63,10 @@ impl Lun for PartitionLun {
 
     fn access(&self) -> Access {
         self.parent.access()
+    }
+
+    fn identity(&self) -> Option<&LunIdentity> {
+        self.parent.identity()
     }
 
     fn read(&self, offset: DeviceOffset, buf: &mut [u8]) -> Result<(), LunError> {
