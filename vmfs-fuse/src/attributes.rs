@@ -1,0 +1,120 @@
+//! What the kernel is told of a file.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use fuser::{FileAttr, FileType, INodeNo};
+use vmfs_core::format::{FdAddr, FileKind};
+use vmfs_core::fs::{DirEntry, Stat};
+
+use crate::options::Options;
+
+/// Owner and permissions that replace the stored ones.
+#[derive(Debug, Default)]
+pub(crate) struct Overrides {
+    uid: Option<u32>,
+    gid: Option<u32>,
+    file: Option<u16>,
+    directory: Option<u16>,
+}
+
+impl From<&Options> for Overrides {
+    fn from(options: &Options) -> Self {
+        Self {
+            uid: options.uid,
+            gid: options.gid,
+            file: options.file_permissions,
+            directory: options.directory_permissions,
+        }
+    }
+}
+
+/// The kernel's number for a file: its descriptor's raw address, except that the root is 1.
+///
+/// No address is 1, because the type bits of all are 4.
+pub(crate) fn number(fd: FdAddr) -> INodeNo {
+    if fd == FdAddr::ROOT {
+        INodeNo::ROOT
+    } else {
+        INodeNo(fd.raw().into())
+    }
+}
+
+/// The file that the kernel calls `number`; `None` if no file can be called that.
+pub(crate) fn address(number: INodeNo) -> Option<FdAddr> {
+    if number == INodeNo::ROOT {
+        return Some(FdAddr::ROOT);
+    }
+    FdAddr::from_raw(u32::try_from(number.0).ok()?)
+}
+
+impl Overrides {
+    /// The attributes of the file `fd`.
+    pub(crate) fn attributes(&self, fd: FdAddr, stat: &Stat) -> FileAttr {
+        let kind = file_type(stat.mode);
+        let permissions = match kind {
+            FileType::Directory => self.directory,
+            FileType::Symlink => None,
+            _ => self.file,
+        };
+        FileAttr {
+            ino: number(fd),
+            size: stat.size,
+            blocks: stat.allocated / 512,
+            atime: time(stat.atime),
+            mtime: time(stat.mtime),
+            ctime: time(stat.ctime),
+            crtime: UNIX_EPOCH,
+            kind,
+            perm: permissions.unwrap_or((stat.mode & 0o7777) as u16),
+            // A link count of zero would make the kernel think that the file is deleted.
+            nlink: stat.nlink.max(1),
+            uid: self.uid.unwrap_or(stat.uid),
+            gid: self.gid.unwrap_or(stat.gid),
+            rdev: 0,
+            blksize: stat.block_size.clamp(4096, 1 << 20) as u32,
+            flags: 0,
+        }
+    }
+}
+
+/// Attributes for a name whose file can't be read, so that it is listed all the same.
+pub(crate) fn unreadable(entry: &DirEntry) -> FileAttr {
+    FileAttr {
+        ino: number(entry.fd),
+        size: 0,
+        blocks: 0,
+        atime: UNIX_EPOCH,
+        mtime: UNIX_EPOCH,
+        ctime: UNIX_EPOCH,
+        crtime: UNIX_EPOCH,
+        kind: entry_type(entry),
+        perm: 0,
+        nlink: 1,
+        uid: 0,
+        gid: 0,
+        rdev: 0,
+        blksize: 4096,
+        flags: 0,
+    }
+}
+
+/// The type of a file by its directory entry.
+pub(crate) fn entry_type(entry: &DirEntry) -> FileType {
+    match entry.kind {
+        FileKind::Directory => FileType::Directory,
+        FileKind::Symlink => FileType::Symlink,
+        FileKind::Regular | FileKind::System | FileKind::Rdm => FileType::RegularFile,
+    }
+}
+
+fn file_type(mode: u32) -> FileType {
+    match mode & 0o170_000 {
+        0o040_000 => FileType::Directory,
+        0o120_000 => FileType::Symlink,
+        _ => FileType::RegularFile,
+    }
+}
+
+fn time(seconds: u32) -> SystemTime {
+    UNIX_EPOCH + Duration::from_secs(seconds.into())
+}

@@ -1,0 +1,239 @@
+//! From devices and a mountpoint to a mount that is served until it ends.
+
+use std::fs;
+use std::io::{self, ErrorKind};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Context, anyhow, bail};
+use fuser::{Config, MountOption, Session, SessionACL};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+use vmfs_core::fs::FileSystem;
+use vmfs_core::lvm;
+use vmfs_core::scsi::Access;
+
+use crate::attributes::Overrides;
+use crate::daemon::{self, Role};
+use crate::fuse::{Caching, Mounted};
+use crate::log::{self, Target};
+use crate::mountpoint::Mountpoint;
+use crate::options::{Options, Users};
+
+/// How long the kernel may keep what it knows of a volume that nobody writes to.
+const QUIET: Duration = Duration::from_secs(24 * 60 * 60);
+/// The same if a host has the volume mounted.
+const SHARED: Duration = Duration::from_secs(1);
+/// How far the kernel reads ahead unless told otherwise, in KiB.
+const READAHEAD: u32 = 4096;
+
+/// What to mount, where and how.
+#[derive(Debug)]
+pub(crate) struct Request {
+    pub(crate) devices: Vec<PathBuf>,
+    pub(crate) mountpoint: PathBuf,
+    pub(crate) options: Options,
+    pub(crate) log: Target,
+    pub(crate) background: bool,
+    pub(crate) verbose: bool,
+    /// Do everything but mount.
+    pub(crate) fake: bool,
+}
+
+/// Mounts, and serves the mount until it ends; in the background, returns in the caller as soon
+/// as the mount is up.
+pub(crate) fn run(request: &Request) -> anyhow::Result<ExitCode> {
+    let ready = if request.background {
+        match daemon::detach()? {
+            Role::Daemon(ready) => Some(ready),
+            Role::Caller(code) => return Ok(code),
+        }
+    } else {
+        None
+    };
+    log::start(&request.log, request.verbose)?;
+    let path = check_mountpoint(&request.mountpoint)?;
+    let fs = open(&request.devices)?;
+    let name = label(&fs);
+    if request.fake {
+        return Ok(ExitCode::SUCCESS);
+    }
+
+    // From here on a signal must not leave a mount behind that nobody serves.
+    let signals = Signals::new([SIGTERM, SIGINT, SIGHUP]).context("can't catch signals")?;
+    let caching = caching(&fs, &request.options);
+    let config = config(request);
+    let mounted = Mounted::new(fs, Overrides::from(&request.options), caching);
+    let session = Session::new(mounted, &path, &config).map_err(|error| explain(error, &path))?;
+    let mut serving = session.spawn().context("can't serve the mount")?;
+    // The mount is ours to undo: fuser's own way unmounts what it finds at the mountpoint even
+    // if the volume isn't mounted there any more.
+    let nothing = thread::spawn(|| Ok(()));
+    let server = std::mem::replace(&mut serving.guard, nothing);
+    std::mem::forget(serving);
+
+    let mountpoint = Mountpoint::find(path)?;
+    unmount_on(signals, mountpoint.clone());
+    mountpoint.set_readahead(request.options.readahead.unwrap_or(READAHEAD));
+    tracing::info!("{name} is mounted on {}", mountpoint.path().display());
+    if let Some(ready) = ready {
+        let told = ready.tell();
+        if told.is_err() {
+            mountpoint.unmount_lazily();
+        }
+        told?;
+    }
+    let served = server
+        .join()
+        .map_err(|_| anyhow!("a thread of the mount panicked"));
+    let result = served.and_then(|result| result.context("the mount failed"));
+    if result.is_err() {
+        mountpoint.unmount_lazily();
+    }
+    result?;
+    tracing::info!("{name} is unmounted from {}", mountpoint.path().display());
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The mountpoint's absolute path.
+fn check_mountpoint(path: &Path) -> anyhow::Result<PathBuf> {
+    let metadata = fs::metadata(path).map_err(|error| match error.kind() {
+        ErrorKind::NotFound => anyhow!("{}: no such directory to mount on", path.display()),
+        ErrorKind::NotConnected => anyhow!(
+            "{0}: the program that served the mount here has died; unmount it first: `umount -l {0}`, or `fusermount3 -uz {0}` as the user who mounted it",
+            path.display()
+        ),
+        _ => anyhow!("{}: can't mount here: {error}", path.display()),
+    })?;
+    if !metadata.is_dir() {
+        bail!("{}: not a directory, can't mount on it", path.display());
+    }
+    path.canonicalize()
+        .with_context(|| format!("{}", path.display()))
+}
+
+fn open(devices: &[PathBuf]) -> anyhow::Result<FileSystem> {
+    let volume = lvm::open_paths(devices, Access::ReadOnly)?;
+    if volume.missing().next().is_some() {
+        let names = volume.missing_names().join(", ");
+        tracing::warn!(
+            "{} of the volume's devices missing{}{names}: files on them can't be read",
+            volume.missing_devices(),
+            if names.is_empty() { "" } else { ": " },
+        );
+    }
+    let fs = FileSystem::open(volume)?;
+    fs.root().context("the root directory can't be read")?;
+    Ok(fs)
+}
+
+fn label(fs: &FileSystem) -> String {
+    let fsd = fs.descriptor();
+    format!("volume {} ({})", fsd.label(), fsd.uuid)
+}
+
+/// How long the kernel may keep things, by whether anybody else may be writing.
+fn caching(fs: &FileSystem, options: &Options) -> Caching {
+    let alone = match fs.hosts() {
+        Ok(hosts) if hosts.is_empty() => true,
+        Ok(hosts) => {
+            for host in &hosts {
+                tracing::warn!(
+                    "host {} ({}) has the volume mounted, or died while it had: what it writes may be seen late or half",
+                    host.host,
+                    if host.ip.is_empty() {
+                        "no address"
+                    } else {
+                        &host.ip
+                    },
+                );
+            }
+            false
+        }
+        Err(error) => {
+            tracing::warn!("can't tell which hosts have the volume mounted: {error}");
+            false
+        }
+    };
+    let default = if alone { QUIET } else { SHARED };
+    Caching {
+        attributes: options.attr_timeout.unwrap_or(default),
+        names: options.entry_timeout.unwrap_or(default),
+        contents: alone,
+    }
+}
+
+fn config(request: &Request) -> Config {
+    let options = &request.options;
+    let by_root = rustix::process::geteuid().is_root();
+    let source = options
+        .fsname
+        .clone()
+        .unwrap_or_else(|| source(&request.devices));
+    // fusermount3 splits its options at commas; the system call takes the name as it is.
+    let source = if by_root {
+        source
+    } else {
+        source.replace('\\', "\\\\").replace(',', "\\,")
+    };
+    let subtype = options.subtype.as_deref().unwrap_or("vmfs");
+    let mut list = vec![
+        MountOption::FSName(source),
+        // fuser drops its own Subtype when it mounts by the system call.
+        MountOption::CUSTOM(format!("subtype={subtype}")),
+        MountOption::RO,
+    ];
+    if options.default_permissions || options.users == Users::All {
+        list.push(MountOption::DefaultPermissions);
+    }
+    list.extend(options.flags.iter().cloned());
+    let cpus = thread::available_parallelism().map_or(2, Into::into);
+    let mut config = Config::default();
+    config.mount_options = list;
+    config.acl = match options.users {
+        Users::Owner => SessionACL::Owner,
+        Users::OwnerAndRoot => SessionACL::RootAndOwner,
+        Users::All => SessionACL::All,
+    };
+    config.n_threads = Some(options.threads.unwrap_or(cpus.clamp(2, 16)));
+    config.clone_fd = true;
+    config
+}
+
+/// What the mount table calls the volume: its first device, as mount(8) would write it.
+fn source(devices: &[PathBuf]) -> String {
+    let Some(first) = devices.first() else {
+        return "vmfs".to_owned();
+    };
+    let path = first.canonicalize().unwrap_or_else(|_| first.clone());
+    path.display().to_string()
+}
+
+/// Says what to do about a mount that the system refused.
+fn explain(error: io::Error, path: &Path) -> anyhow::Error {
+    let advice = if !Path::new("/dev/fuse").exists() {
+        "/dev/fuse isn't there; load the kernel's module with `modprobe fuse`"
+    } else if error.to_string().contains("user_allow_other") {
+        "allow_other and allow_root need the line user_allow_other in /etc/fuse.conf, or root"
+    } else if error.kind() == ErrorKind::NotFound {
+        "fusermount3 isn't there; only root can mount without it (Debian: apt install fuse3)"
+    } else {
+        return anyhow::Error::new(error).context(format!("can't mount on {}", path.display()));
+    };
+    anyhow!("can't mount on {}: {advice}", path.display())
+}
+
+/// The first signal unmounts, the second ends the program whatever is still open.
+fn unmount_on(mut signals: Signals, mountpoint: Mountpoint) {
+    thread::spawn(move || {
+        for (count, signal) in signals.forever().enumerate() {
+            if count > 0 {
+                tracing::warn!("ended by signal {signal} while files were open");
+                std::process::exit(1);
+            }
+            mountpoint.unmount();
+        }
+    });
+}
