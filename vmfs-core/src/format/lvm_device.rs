@@ -46,6 +46,16 @@ pub struct ScsiDiskId {
 const _: () = assert!(size_of::<ScsiDiskId>() == 78);
 
 impl ScsiDiskId {
+    /// The identity that [`ScsiDiskId::text`] gives back as `id`, cut to what there is room for.
+    pub fn from_text(id: &str) -> Self {
+        let mut disk: Self = zerocopy::FromZeros::new_zeroed();
+        let used = id.len().min(disk.id.len());
+        disk.kind = 1;
+        disk.length = used as u8;
+        disk.id[..used].copy_from_slice(&id.as_bytes()[..used]);
+        disk
+    }
+
     /// The identifier as text: as it is if printable, else in hexadecimal.
     pub fn text(&self) -> String {
         let used = &self.id[..usize::from(self.length).min(self.id.len())];

@@ -64,6 +64,14 @@ pub enum LvmError {
         /// The first device's volume.
         expected: String,
     },
+    /// A resignature of the volume was interrupted.
+    #[error(
+        "a resignature of {device} was interrupted: run 'vmfs lvm resignature' on all devices of the volume again to complete it"
+    )]
+    Resignaturing {
+        /// A device that has its new signature already.
+        device: String,
+    },
     /// A device without a volume layer was given together with others.
     #[error(
         "{device} holds a whole file system without LVM: it can't be combined with other devices"
@@ -99,5 +107,21 @@ pub enum LvmError {
         length: usize,
         /// Size of the volume.
         size: u64,
+    },
+    /// The volume lies on the LUNs that it was made on.
+    #[error(
+        "{device} is no snapshot: its header was written on this very LUN, or the LUN doesn't tell what it is"
+    )]
+    NotSnapshot {
+        /// The device.
+        device: String,
+    },
+    /// A job that needs all devices of a volume got some.
+    #[error("the volume has {expected} devices and {given} were given: give all of them")]
+    Incomplete {
+        /// Devices given.
+        given: usize,
+        /// Devices that the volume has.
+        expected: usize,
     },
 }

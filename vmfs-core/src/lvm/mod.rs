@@ -4,9 +4,13 @@
 mod device;
 mod error;
 mod open;
+mod resignature;
+mod snapshot;
 mod volume;
 
 pub use device::{Device, PhysicalExtent};
 pub use error::LvmError;
 pub use open::{open_luns, open_paths};
+pub use resignature::{NewSignature, Resignatured, resignature};
+pub use snapshot::Origin;
 pub use volume::{Extent, Volume, VolumeOffset};

@@ -1,11 +1,11 @@
 use std::fmt;
-use std::ops::Add;
+use std::ops::{Add, Range};
 use std::sync::Arc;
 
 use super::device::Device;
 use super::error::LvmError;
-use crate::format::{Uuid, VolTableEntry, text};
-use crate::scsi::{DeviceOffset, Lun};
+use crate::format::{Uuid, VolTableEntry, VolumeState, text};
+use crate::scsi::{DeviceOffset, Lun, LunError};
 
 /// A byte offset on the logical volume.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize)]
@@ -210,19 +210,44 @@ impl Volume {
 
     /// Fills `buf` with the bytes at `offset`; a range may cross devices.
     pub fn read(&self, offset: VolumeOffset, buf: &mut [u8]) -> Result<(), LvmError> {
+        self.for_each_piece(offset, buf.len(), |lun, at, range| {
+            lun.read(at, &mut buf[range])
+        })
+    }
+
+    /// Stores `data` at `offset`; a range may cross devices. Durable after [`Volume::flush`].
+    pub fn write(&self, offset: VolumeOffset, data: &[u8]) -> Result<(), LvmError> {
+        self.for_each_piece(offset, data.len(), |lun, at, range| {
+            lun.write(at, &data[range])
+        })
+    }
+
+    /// Returns once every write that was answered before is durable.
+    pub fn flush(&self) -> Result<(), LvmError> {
+        self.luns.iter().try_for_each(|lun| Ok(lun.flush()?))
+    }
+
+    /// Calls `piece` for each part of `length` bytes at `offset` that lies on one device: the
+    /// device, where on it, and which of the bytes.
+    fn for_each_piece(
+        &self,
+        offset: VolumeOffset,
+        length: usize,
+        mut piece: impl FnMut(&dyn Lun, DeviceOffset, Range<usize>) -> Result<(), LunError>,
+    ) -> Result<(), LvmError> {
         let mut done = 0;
-        while done < buf.len() {
+        while done < length {
             let at = offset + done as u64;
             let extent = self.locate(at).ok_or(LvmError::PastEnd {
                 offset,
-                length: buf.len(),
+                length,
                 size: self.size,
             })?;
             let inside = at.0 - extent.logical.0;
-            let length = (buf.len() - done).min((extent.length - inside) as usize);
+            let part = (length - done).min((extent.length - inside) as usize);
             let (device, start) = extent.place.ok_or(LvmError::MissingExtent { offset: at })?;
-            self.luns[device].read(start + inside, &mut buf[done..done + length])?;
-            done += length;
+            piece(&*self.luns[device], start + inside, done..done + part)?;
+            done += part;
         }
         Ok(())
     }
@@ -251,6 +276,13 @@ fn volume_of(devices: &[Device]) -> Result<VolTableEntry, LvmError> {
     for device in devices {
         let found = entry_of(device)?;
         if (found.uuid, found.snap_id) != (expected.uuid, expected.snap_id) {
+            for (device, entry) in [(device, &found), (first, &expected)] {
+                if entry.state() == VolumeState::ResignaturePending {
+                    return Err(LvmError::Resignaturing {
+                        device: device.name().to_owned(),
+                    });
+                }
+            }
             return Err(LvmError::Foreign {
                 device: device.name().to_owned(),
                 found: describe(&found),

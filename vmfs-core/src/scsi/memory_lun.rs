@@ -30,6 +30,21 @@ impl MemoryLun {
             counters: Counters::default(),
         }
     }
+
+    /// Another LUN, called `name`, that has the same content now: what an array's replication
+    /// makes.
+    #[must_use]
+    pub fn replica(&self, name: &str) -> Self {
+        let pages = self
+            .pages
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone();
+        Self {
+            pages: RwLock::new(pages),
+            ..Self::new(name, self.capacity)
+        }
+    }
 }
 
 /// Calls `part` with each page that `len` bytes at `offset` touch: its number, where in it the

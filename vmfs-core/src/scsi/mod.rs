@@ -1,13 +1,14 @@
 //! The LUN as the rest of the house sees it: identity, reads, writes, counters.
 //!
 //! Everything above works the same on any [`Lun`]: an image file or block device
-//! ([`FileLun`]), a partition of one ([`PartitionLun`]), one in memory ([`MemoryLun`]), or one
-//! with changed bytes ([`OverlayLun`]).
+//! ([`FileLun`]), a partition of one ([`PartitionLun`]), one in memory ([`MemoryLun`]), one
+//! with changed bytes ([`OverlayLun`]) or one that is cut off ([`FaultLun`]).
 
 mod aligned;
 mod array;
 mod counters;
 mod error;
+mod fault_lun;
 mod file_lun;
 mod lun;
 mod memory_lun;
@@ -18,6 +19,7 @@ pub use aligned::AlignedBuf;
 pub use array::{ArrayState, LunIdentity, MAX_IDENTITY, Personality};
 pub use counters::{Counters, OpSnapshot, Snapshot};
 pub use error::LunError;
+pub use fault_lun::FaultLun;
 pub use file_lun::FileLun;
 pub use lun::{Access, DeviceOffset, Lun};
 pub use memory_lun::MemoryLun;

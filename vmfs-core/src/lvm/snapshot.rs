@@ -1,0 +1,32 @@
+//! Snapshots and replicas: devices whose header was written on another LUN
+//! (FORMAT.md, "Device header").
+
+use super::device::Device;
+
+/// How a device's stored identity compares with the LUN's own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Origin {
+    /// The header was written on this LUN.
+    Original,
+    /// The header was written on another LUN: this is a snapshot or a replica of it.
+    Snapshot,
+    /// The LUN doesn't say what it is.
+    Unknown,
+}
+
+impl Device {
+    /// The identity of the LUN that the header was written on.
+    pub fn stored_identity(&self) -> String {
+        self.metadata().disk_id.text()
+    }
+
+    /// Whether this is that LUN.
+    pub fn origin(&self) -> Origin {
+        match self.lun().identity() {
+            None => Origin::Unknown,
+            Some(own) if own.as_str() == self.stored_identity() => Origin::Original,
+            Some(_) => Origin::Snapshot,
+        }
+    }
+}

@@ -1,0 +1,73 @@
+use std::io;
+use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
+
+use super::array::LunIdentity;
+use super::counters::Counters;
+use super::error::LunError;
+use super::lun::{Access, DeviceOffset, Lun};
+
+/// A LUN that is cut off after so many writes: those before reach it, all later ones fail, as
+/// when a host dies in the middle of a job.
+#[derive(Debug)]
+pub struct FaultLun<L> {
+    base: L,
+    writes_left: std::sync::Arc<AtomicU64>,
+}
+
+impl<L: Lun> FaultLun<L> {
+    /// `base`, which the next `writes_left` writes still reach. LUNs that share the counter are
+    /// cut off together.
+    pub fn new(base: L, writes_left: std::sync::Arc<AtomicU64>) -> Self {
+        Self { base, writes_left }
+    }
+}
+
+impl<L: Lun> Lun for FaultLun<L> {
+    fn name(&self) -> &str {
+        self.base.name()
+    }
+
+    fn capacity(&self) -> u64 {
+        self.base.capacity()
+    }
+
+    fn block_size(&self) -> u32 {
+        self.base.block_size()
+    }
+
+    fn access(&self) -> Access {
+        self.base.access()
+    }
+
+    fn identity(&self) -> Option<&LunIdentity> {
+        self.base.identity()
+    }
+
+    fn read(&self, offset: DeviceOffset, buf: &mut [u8]) -> Result<(), LunError> {
+        self.base.read(offset, buf)
+    }
+
+    fn write(&self, offset: DeviceOffset, data: &[u8]) -> Result<(), LunError> {
+        let taken = self
+            .writes_left
+            .fetch_update(SeqCst, SeqCst, |left| left.checked_sub(1));
+        if taken.is_err() {
+            return Err(LunError::Io {
+                lun: self.name().to_owned(),
+                operation: "write",
+                offset,
+                length: data.len(),
+                source: io::Error::other("the LUN was cut off on purpose"),
+            });
+        }
+        self.base.write(offset, data)
+    }
+
+    fn flush(&self) -> Result<(), LunError> {
+        self.base.flush()
+    }
+
+    fn counters(&self) -> &Counters {
+        self.base.counters()
+    }
+}
