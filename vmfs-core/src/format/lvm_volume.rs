@@ -67,7 +67,7 @@ impl VolTableEntry {
 pub struct PeTableEntry {
     /// Whether the extent belongs to a volume.
     pub used: u8,
-    /// The extent's number, with LVM 5 in the upper bits (FORMAT.md).
+    /// The extent's number on its device.
     pub id: U32,
     /// Number of the volume on this device.
     pub volume_id: U32,
