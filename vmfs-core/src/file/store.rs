@@ -38,6 +38,12 @@ impl FileStore {
         &self.resources
     }
 
+    /// Empties the caches.
+    pub fn forget(&self) {
+        self.reader.forget();
+        self.inodes.clear();
+    }
+
     /// The file with this descriptor address, from the cache if it is there.
     pub fn inode(&self, fd: FdAddr) -> Result<Arc<Inode>, FileError> {
         self.inodes.get_or_insert_with(&fd, || {

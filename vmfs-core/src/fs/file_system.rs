@@ -105,6 +105,13 @@ impl FileSystem {
         Ok(cluster::hosts(self.volume(), self.layout())?)
     }
 
+    /// Forgets what was read of files and directories, so that what another host has written
+    /// since is seen from now on. Free counts stay as they are.
+    pub fn forget(&self) {
+        self.store.forget();
+        self.names.clear();
+    }
+
     /// Sizes and free counts; counted on the first call, which reads every cluster header.
     pub fn space(&self) -> Space {
         *self

@@ -38,6 +38,11 @@ impl MetaReader {
         &self.layout
     }
 
+    /// Empties the cache: what is read from now on is what is on the volume now.
+    pub fn forget(&self) {
+        self.cache.clear();
+    }
+
     /// Fills `buf` from `offset`, through the cache.
     pub fn read(&self, offset: VolumeOffset, buf: &mut [u8]) -> Result<(), LvmError> {
         let mut done = 0;
