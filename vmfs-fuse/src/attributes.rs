@@ -77,24 +77,31 @@ impl Overrides {
     }
 }
 
+/// Number 0 in answer to a look-up: there is no such name, and the kernel may remember that.
+pub(crate) const NOBODY: FileAttr = FileAttr {
+    ino: INodeNo(0),
+    size: 0,
+    blocks: 0,
+    atime: UNIX_EPOCH,
+    mtime: UNIX_EPOCH,
+    ctime: UNIX_EPOCH,
+    crtime: UNIX_EPOCH,
+    kind: FileType::RegularFile,
+    perm: 0,
+    nlink: 1,
+    uid: 0,
+    gid: 0,
+    rdev: 0,
+    blksize: 4096,
+    flags: 0,
+};
+
 /// Attributes for a name whose file can't be read, so that it is listed all the same.
 pub(crate) fn unreadable(entry: &DirEntry) -> FileAttr {
     FileAttr {
         ino: number(entry.fd),
-        size: 0,
-        blocks: 0,
-        atime: UNIX_EPOCH,
-        mtime: UNIX_EPOCH,
-        ctime: UNIX_EPOCH,
-        crtime: UNIX_EPOCH,
         kind: entry_type(entry),
-        perm: 0,
-        nlink: 1,
-        uid: 0,
-        gid: 0,
-        rdev: 0,
-        blksize: 4096,
-        flags: 0,
+        ..NOBODY
     }
 }
 

@@ -6,7 +6,7 @@ use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime};
 
 use fuser::{
     AccessFlags, BsdFileFlags, CopyFileRangeFlags, Errno, FileAttr, FileHandle, Filesystem,
@@ -20,7 +20,8 @@ use vmfs_core::format::FdAddr;
 use vmfs_core::fs::{DirEntry, FileSystem, FsError, Inode, SeekTo, Stat};
 use vmfs_core::scsi::AlignedBuf;
 
-use crate::attributes::{Overrides, address, entry_type, number, unreadable};
+use crate::attributes::{NOBODY, Overrides, address, entry_type, number, unreadable};
+use crate::caching::Caching;
 use crate::complaints::Complaints;
 use crate::space::SpaceCount;
 
@@ -31,17 +32,6 @@ const MAX_BACKGROUND: u16 = 64;
 
 /// Positions 0 and 1 of a directory are `.` and `..`, which the file system leaves out.
 const DOTS: u64 = 2;
-
-/// How long the kernel may keep what it was told.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Caching {
-    /// Attributes.
-    pub(crate) attributes: Duration,
-    /// Names, those that aren't there included.
-    pub(crate) names: Duration,
-    /// Pages and listings stay from one open to the next, and opens need no request at all.
-    pub(crate) contents: bool,
-}
 
 /// A volume as FUSE sees it.
 #[derive(Debug)]
@@ -60,8 +50,7 @@ thread_local! {
 
 impl Mounted {
     /// Serves `fs`.
-    pub(crate) fn new(fs: FileSystem, overrides: Overrides, caching: Caching) -> Self {
-        let fs = Arc::new(fs);
+    pub(crate) fn new(fs: Arc<FileSystem>, overrides: Overrides, caching: Caching) -> Self {
         Self {
             space: SpaceCount::start(&fs),
             fs,
@@ -179,11 +168,7 @@ impl Mounted {
         let (attributes, generation, keep) = match self.heard(entry.fd, self.fs.inode(entry.fd)) {
             Ok(inode) => {
                 let (attributes, generation) = self.attributes(&inode);
-                (
-                    attributes,
-                    generation,
-                    self.caching.names.min(self.caching.attributes),
-                )
+                (attributes, generation, self.caching.listed())
             }
             Err(_) => (unreadable(entry), Generation(0), Duration::ZERO),
         };
@@ -195,11 +180,15 @@ impl Mounted {
         if flags.acc_mode() != OpenAccMode::O_RDONLY {
             return Err(Errno::EROFS);
         }
-        if self.caching.contents {
+        if self.caching.opens_are_free() {
             // Says that opens need no request: the kernel keeps what it has from then on.
             return Err(Errno::ENOSYS);
         }
-        Ok(FopenFlags::empty())
+        Ok(if self.caching.is_shared() {
+            FopenFlags::empty()
+        } else {
+            FopenFlags::FOPEN_KEEP_CACHE | FopenFlags::FOPEN_CACHE_DIR
+        })
     }
 }
 
@@ -228,15 +217,13 @@ impl Filesystem for Mounted {
             | InitFlags::FUSE_PARALLEL_DIROPS
             | InitFlags::FUSE_DO_READDIRPLUS
             | InitFlags::FUSE_READDIRPLUS_AUTO
-            | InitFlags::FUSE_EXPORT_SUPPORT;
-        wanted |= if self.caching.contents {
-            InitFlags::FUSE_CACHE_SYMLINKS
+            | InitFlags::FUSE_EXPORT_SUPPORT
+            | InitFlags::FUSE_AUTO_INVAL_DATA;
+        if self.caching.opens_are_free() {
+            wanted |= InitFlags::FUSE_CACHE_SYMLINKS
                 | InitFlags::FUSE_NO_OPEN_SUPPORT
-                | InitFlags::FUSE_NO_OPENDIR_SUPPORT
-                | InitFlags::FUSE_EXPLICIT_INVAL_DATA
-        } else {
-            InitFlags::FUSE_AUTO_INVAL_DATA
-        };
+                | InitFlags::FUSE_NO_OPENDIR_SUPPORT;
+        }
         // What an older kernel lacks makes it slower, not wrong.
         let _ = config.add_capabilities(wanted & config.capabilities());
         let _ = config.set_max_write(MAX_REQUEST);
@@ -245,14 +232,14 @@ impl Filesystem for Mounted {
     }
 
     fn lookup(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        let keep = &self.caching;
+        let (attributes_for, names_for) = (self.caching.attributes(), self.caching.names());
         match self.find(parent, name) {
             Ok(inode) => {
                 let (attributes, generation) = self.attributes(&inode);
-                reply.entry_with_ttls(&keep.attributes, &keep.names, &attributes, generation);
+                reply.entry_with_ttls(&attributes_for, &names_for, &attributes, generation);
             }
             Err(Errno::ENOENT) => {
-                reply.entry_with_ttls(&keep.attributes, &keep.names, &NOBODY, Generation(0));
+                reply.entry_with_ttls(&attributes_for, &names_for, &NOBODY, Generation(0));
             }
             Err(errno) => reply.error(errno),
         }
@@ -260,7 +247,7 @@ impl Filesystem for Mounted {
 
     fn getattr(&self, _: &Request, node: INodeNo, _: Option<FileHandle>, reply: ReplyAttr) {
         match self.inode(node) {
-            Ok(inode) => reply.attr(&self.caching.attributes, &self.attributes(&inode).0),
+            Ok(inode) => reply.attr(&self.caching.attributes(), &self.attributes(&inode).0),
             Err(errno) => reply.error(errno),
         }
     }
@@ -401,22 +388,3 @@ impl Filesystem for Mounted {
         ioctl(INodeNo, FileHandle, IoctlFlags, u32, &[u8], u32) -> ReplyIoctl;
     }
 }
-
-/// Number 0 in answer to a look-up: there is no such name, and the kernel may remember that.
-const NOBODY: FileAttr = FileAttr {
-    ino: INodeNo(0),
-    size: 0,
-    blocks: 0,
-    atime: UNIX_EPOCH,
-    mtime: UNIX_EPOCH,
-    ctime: UNIX_EPOCH,
-    crtime: UNIX_EPOCH,
-    kind: fuser::FileType::RegularFile,
-    perm: 0,
-    nlink: 0,
-    uid: 0,
-    gid: 0,
-    rdev: 0,
-    blksize: 0,
-    flags: 0,
-};

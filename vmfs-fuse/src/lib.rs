@@ -23,11 +23,13 @@
 //! - `mount`: from devices and a mountpoint to a mount that is served until it ends.
 //! - `mountpoint`: leaving the mountpoint.
 //! - `daemon`: going into the background, with an exit code that tells whether the mount is up.
+//! - `caching`: how long the kernel may keep things, by whether another host may be writing.
 //! - `fuse`: FUSE's calls as calls to [`vmfs_core::fs::FileSystem`].
 
 pub mod cli;
 
 mod attributes;
+mod caching;
 mod complaints;
 mod daemon;
 mod fuse;

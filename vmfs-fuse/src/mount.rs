@@ -4,8 +4,8 @@ use std::fs;
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::thread;
-use std::time::Duration;
 
 use anyhow::{Context, anyhow, bail};
 use fuser::{Config, MountOption, Session, SessionACL};
@@ -16,16 +16,13 @@ use vmfs_core::lvm;
 use vmfs_core::scsi::Access;
 
 use crate::attributes::Overrides;
+use crate::caching::Caching;
 use crate::daemon::{self, Role};
-use crate::fuse::{Caching, Mounted};
+use crate::fuse::Mounted;
 use crate::log::{self, Target};
 use crate::mountpoint::Mountpoint;
 use crate::options::{Options, Users};
 
-/// How long the kernel may keep what it knows of a volume that nobody writes to.
-const QUIET: Duration = Duration::from_secs(24 * 60 * 60);
-/// The same if a host has the volume mounted.
-const SHARED: Duration = Duration::from_secs(1);
 /// How far the kernel reads ahead unless told otherwise, in KiB.
 const READAHEAD: u32 = 4096;
 
@@ -63,7 +60,8 @@ pub(crate) fn run(request: &Request) -> anyhow::Result<ExitCode> {
 
     // From here on a signal must not leave a mount behind that nobody serves.
     let signals = Signals::new([SIGTERM, SIGINT, SIGHUP]).context("can't catch signals")?;
-    let caching = caching(&fs, &request.options);
+    let fs = Arc::new(fs);
+    let caching = Caching::watch(&fs, &request.options);
     let config = config(request);
     let mounted = Mounted::new(fs, Overrides::from(&request.options), caching);
     let session = Session::new(mounted, &path, &config).map_err(|error| explain(error, &path))?;
@@ -132,37 +130,6 @@ fn open(devices: &[PathBuf]) -> anyhow::Result<FileSystem> {
 fn label(fs: &FileSystem) -> String {
     let fsd = fs.descriptor();
     format!("volume {} ({})", fsd.label(), fsd.uuid)
-}
-
-/// How long the kernel may keep things, by whether anybody else may be writing.
-fn caching(fs: &FileSystem, options: &Options) -> Caching {
-    let alone = match fs.hosts() {
-        Ok(hosts) if hosts.is_empty() => true,
-        Ok(hosts) => {
-            for host in &hosts {
-                tracing::warn!(
-                    "host {} ({}) has the volume mounted, or died while it had: what it writes may be seen late or half",
-                    host.host,
-                    if host.ip.is_empty() {
-                        "no address"
-                    } else {
-                        &host.ip
-                    },
-                );
-            }
-            false
-        }
-        Err(error) => {
-            tracing::warn!("can't tell which hosts have the volume mounted: {error}");
-            false
-        }
-    };
-    let default = if alone { QUIET } else { SHARED };
-    Caching {
-        attributes: options.attr_timeout.unwrap_or(default),
-        names: options.entry_timeout.unwrap_or(default),
-        contents: alone,
-    }
 }
 
 fn config(request: &Request) -> Config {
