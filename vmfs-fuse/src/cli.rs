@@ -210,8 +210,6 @@ fn usage(error: &clap::Error, code: u8) -> ExitCode {
 fn finish(program: &str, failure: u8, result: anyhow::Result<ExitCode>) -> ExitCode {
     result.unwrap_or_else(|error| {
         eprintln!("{program}: {error:#}");
-        // In the background nobody sees standard error any more.
-        tracing::error!("{error:#}");
         ExitCode::from(failure)
     })
 }

@@ -1,6 +1,6 @@
 //! From devices and a mountpoint to a mount that is served until it ends.
 
-use std::fs;
+use std::fmt::Display;
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -9,6 +9,7 @@ use std::thread;
 
 use anyhow::{Context, anyhow, bail};
 use fuser::{Config, MountOption, Session, SessionACL};
+use rustix::io::Errno;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use vmfs_core::fs::FileSystem;
@@ -86,34 +87,38 @@ pub(crate) fn run(request: &Request) -> anyhow::Result<ExitCode> {
     let served = server
         .join()
         .map_err(|_| anyhow!("a thread of the mount panicked"));
-    let result = served.and_then(|result| result.context("the mount failed"));
-    if result.is_err() {
-        mountpoint.unmount_lazily();
-    }
-    result?;
+    served
+        .and_then(|result| result.context("the mount failed"))
+        .inspect_err(|error| {
+            mountpoint.unmount_lazily();
+            if request.background {
+                tracing::error!("{error:#}");
+            }
+        })?;
     tracing::info!("{name} is unmounted from {}", mountpoint.path().display());
     Ok(ExitCode::SUCCESS)
 }
 
 /// The mountpoint's absolute path.
 fn check_mountpoint(path: &Path) -> anyhow::Result<PathBuf> {
-    let metadata = fs::metadata(path).map_err(|error| match error.kind() {
-        ErrorKind::NotFound => anyhow!("{}: no such directory to mount on", path.display()),
-        ErrorKind::NotConnected => anyhow!(
-            "{0}: the program that served the mount here has died; unmount it first: `umount -l {0}`, or `fusermount3 -uz {0}` as the user who mounted it",
-            path.display()
+    let shown = path.display();
+    // What stat(2) tells may come from the cache of a mount that is dead; this doesn't.
+    let answer = rustix::fs::statvfs(path);
+    answer.map_err(|error| match error {
+        Errno::NOENT => anyhow!("{shown}: no such directory to mount on"),
+        Errno::NOTCONN | Errno::CONNABORTED => anyhow!(
+            "{shown}: the program that served the mount here has died; unmount it first: `umount -l {shown}`, or `fusermount3 -uz {shown}` as the user who mounted it"
         ),
-        _ => anyhow!("{}: can't mount here: {error}", path.display()),
+        _ => anyhow!("{shown}: can't mount here: {error}"),
     })?;
-    if !metadata.is_dir() {
-        bail!("{}: not a directory, can't mount on it", path.display());
+    if !path.is_dir() {
+        bail!("{shown}: not a directory, can't mount on it");
     }
-    path.canonicalize()
-        .with_context(|| format!("{}", path.display()))
+    path.canonicalize().with_context(|| format!("{shown}"))
 }
 
 fn open(devices: &[PathBuf]) -> anyhow::Result<FileSystem> {
-    let volume = lvm::open_paths(devices, Access::ReadOnly)?;
+    let volume = lvm::open_paths(devices, Access::ReadOnly).map_err(whole_message)?;
     if volume.missing().next().is_some() {
         let names = volume.missing_names().join(", ");
         tracing::warn!(
@@ -122,9 +127,16 @@ fn open(devices: &[PathBuf]) -> anyhow::Result<FileSystem> {
             if names.is_empty() { "" } else { ": " },
         );
     }
-    let fs = FileSystem::open(volume)?;
-    fs.root().context("the root directory can't be read")?;
+    let fs = FileSystem::open(volume).map_err(whole_message)?;
+    fs.root()
+        .map_err(whole_message)
+        .context("the root directory can't be read")?;
     Ok(fs)
+}
+
+/// An error of the file system; its message has those below it already.
+fn whole_message(error: impl Display) -> anyhow::Error {
+    anyhow!("{error}")
 }
 
 fn label(fs: &FileSystem) -> String {
@@ -186,6 +198,8 @@ fn explain(error: io::Error, path: &Path) -> anyhow::Error {
         "allow_other and allow_root need the line user_allow_other in /etc/fuse.conf, or root"
     } else if error.kind() == ErrorKind::NotFound {
         "fusermount3 isn't there; only root can mount without it (Debian: apt install fuse3)"
+    } else if error.raw_os_error() == Some(Errno::ACCESS.raw_os_error()) {
+        "this user may not use /dev/fuse or the directory; on most systems /dev/fuse is open to all (chmod 666 /dev/fuse)"
     } else {
         return anyhow::Error::new(error).context(format!("can't mount on {}", path.display()));
     };
