@@ -84,6 +84,25 @@ impl ClusterImage {
         image
     }
 
+    /// A header that was read back from the volume, [`Layout::cluster_header_size`] bytes; missing
+    /// ones are zeros.
+    pub fn from_bytes(
+        layout: &Layout,
+        file: &ResourceFileLayout,
+        cluster: u64,
+        mut bytes: Vec<u8>,
+    ) -> Self {
+        bytes.resize(layout.cluster_header_size() as usize, 0);
+        Self {
+            family: layout.family,
+            kind: file.kind,
+            md: layout.md_block as usize,
+            bits: file.header.bits_per_resource(),
+            total: file.total_in(cluster),
+            bytes,
+        }
+    }
+
     /// The bytes as they stand on the volume: lock block and metadata block.
     pub fn bytes(&mut self) -> &[u8] {
         self.refresh_hints();
@@ -117,6 +136,13 @@ impl ClusterImage {
             self.set_state(resource, CONVERTED);
         }
         taken
+    }
+
+    /// Marks the large file block `resource`, broken up or free, as used in one piece.
+    pub fn take_whole(&mut self, resource: u32) {
+        if !self.take(resource) {
+            self.set_state(resource, 0);
+        }
     }
 
     /// Writes down that file `fd` has `blocks` more small file blocks here (VMFS6). Entries that

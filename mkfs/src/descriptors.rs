@@ -59,6 +59,20 @@ impl FdImage {
         image
     }
 
+    /// A descriptor that was read back from the volume, [`Layout::fd_size`] bytes; missing ones
+    /// are zeros.
+    pub fn from_bytes(layout: &Layout, mut bytes: Vec<u8>) -> Self {
+        bytes.resize(layout.fd_size as usize, 0);
+        Self {
+            bytes,
+            family: layout.family,
+            meta: layout.fd_meta as usize,
+            data: layout.fd_data as usize,
+            addresses: layout.fd_addresses as usize,
+            address_size: layout.address_size as usize,
+        }
+    }
+
     /// The bytes as they stand on the volume.
     pub fn bytes(&self) -> &[u8] {
         &self.bytes
