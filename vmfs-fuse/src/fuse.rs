@@ -218,11 +218,10 @@ impl Filesystem for Mounted {
             | InitFlags::FUSE_DO_READDIRPLUS
             | InitFlags::FUSE_READDIRPLUS_AUTO
             | InitFlags::FUSE_EXPORT_SUPPORT
-            | InitFlags::FUSE_AUTO_INVAL_DATA;
+            | InitFlags::FUSE_AUTO_INVAL_DATA
+            | InitFlags::FUSE_CACHE_SYMLINKS;
         if self.caching.opens_are_free() {
-            wanted |= InitFlags::FUSE_CACHE_SYMLINKS
-                | InitFlags::FUSE_NO_OPEN_SUPPORT
-                | InitFlags::FUSE_NO_OPENDIR_SUPPORT;
+            wanted |= InitFlags::FUSE_NO_OPEN_SUPPORT | InitFlags::FUSE_NO_OPENDIR_SUPPORT;
         }
         // What an older kernel lacks makes it slower, not wrong.
         let _ = config.add_capabilities(wanted & config.capabilities());

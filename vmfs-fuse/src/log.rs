@@ -1,11 +1,11 @@
 //! Where messages go.
 
 use std::fs::File;
+use std::io::{self, IsTerminal};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::Context;
-use tracing_subscriber::filter::LevelFilter;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer, Registry, fmt};
@@ -23,16 +23,16 @@ pub(crate) enum Target {
 
 /// Starts logging; `RUST_LOG` chooses otherwise than `verbose` does.
 pub(crate) fn start(target: &Target, verbose: bool) -> anyhow::Result<()> {
-    let level = if verbose {
-        LevelFilter::DEBUG
+    let directives = if verbose {
+        "info,vmfs_core=debug,vmfs_fuse=debug"
     } else {
-        LevelFilter::WARN
+        "warn"
     };
-    let filter = EnvFilter::builder()
-        .with_default_directive(level.into())
-        .from_env_lossy();
+    let chosen = EnvFilter::try_from_default_env();
+    let filter = chosen.unwrap_or_else(|_| EnvFilter::new(directives));
     let stderr = fmt::layer()
-        .with_writer(std::io::stderr)
+        .with_writer(io::stderr)
+        .with_ansi(io::stderr().is_terminal())
         .without_time()
         .with_target(false);
     let kept: Option<Box<dyn Layer<Registry> + Send + Sync>> = match target {
