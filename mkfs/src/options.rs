@@ -184,7 +184,11 @@ pub enum PlanError {
         needed: u64,
     },
     /// The devices together are too small for the file system.
-    #[error("the volume would have {size} bytes; {family} needs at least {needed}")]
+    #[error(
+        "the volume would have {size} bytes; {family} needs at least {needed}, which is a device \
+         of {} MiB",
+        (needed >> 20) + 18
+    )]
     VolumeTooSmall {
         /// The family asked for.
         family: Family,

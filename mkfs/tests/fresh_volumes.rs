@@ -9,6 +9,10 @@ use vmfs_core::format::{
     FileMetadata, FsDescriptor, ResourceHeader, ResourceKind,
 };
 
+use vmfs_core::fs::FileSystem;
+use vmfs_core::lvm::open_paths;
+use vmfs_core::scsi::Access;
+
 const DEVICE: u64 = 2_181_038_592;
 
 fn make(options: Options) -> (Plan, Vec<File>) {
@@ -230,4 +234,50 @@ fn sizes_that_do_not_work_are_refused() {
     assert!(refused(blocks).contains("1 MiB"));
     let large = refused(Options::new(Family::Vmfs6, &[40 << 40, 40 << 40]));
     assert!(large.contains("64 TiB"), "{large}");
+}
+
+#[test]
+fn an_interrupted_mkfs_leaves_nothing_that_mounts() {
+    let lvm = Options::new(Family::Vmfs6, &[DEVICE]);
+    let mut raw = Options::new(Family::Vmfs5, &[DEVICE]);
+    raw.lvm = LvmVersion::None;
+    for options in [lvm, raw] {
+        // Over a complete volume, whose remains must not be taken for one either.
+        let folder = tempfile::tempdir().expect("folder");
+        let path = folder.path().join("a.img");
+        let file = File::options()
+            .read(true)
+            .write(true)
+            .create_new(true)
+            .open(&path);
+        let files = [file.expect("image")];
+        files[0].set_len(DEVICE).expect("its size");
+        let mut old = options.clone();
+        old.seed = 99;
+        apply(&Plan::new(old).expect("a plan"), &files).expect("writes");
+
+        let mounts = || {
+            let volume = open_paths(&[&path], Access::ReadOnly).ok()?;
+            let fs = FileSystem::open(volume).ok()?;
+            Some(fs.descriptor().uuid)
+        };
+        assert!(mounts().is_some());
+        let plan = Plan::new(options).expect("a plan");
+        let steps: Vec<Step> = plan.steps().collect();
+        let last_write = steps
+            .iter()
+            .rposition(|step| matches!(step, Step::Write { .. }));
+        for (index, step) in steps.into_iter().enumerate() {
+            match step {
+                Step::Write { offset, bytes, .. } => files[0].write_all_at(&bytes, offset),
+                Step::Zero { offset, length, .. } => {
+                    mkfs_vmfs::Target::zero(&files[0], offset, length)
+                }
+                Step::Flush => Ok(()),
+            }
+            .expect("a step");
+            let expected = (Some(index) >= last_write).then(|| plan.uuid());
+            assert_eq!(mounts(), expected, "after step {index}");
+        }
+    }
 }
