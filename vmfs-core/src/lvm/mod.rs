@@ -10,7 +10,7 @@ mod volume;
 
 pub use device::{Device, PhysicalExtent};
 pub use error::LvmError;
-pub use open::{open_luns, open_paths};
+pub use open::{open_luns, open_paths, unwrap_partition};
 pub use resignature::{NewSignature, Resignatured, resignature};
 pub use snapshot::Origin;
 pub use volume::{Extent, Volume, VolumeOffset};

@@ -32,7 +32,7 @@ pub fn open_luns(luns: Vec<Arc<dyn Lun>>) -> Result<Volume, LvmError> {
     let alone = luns.len() == 1;
     let mut devices = Vec::with_capacity(luns.len());
     for lun in luns {
-        let lun = find_vmfs(lun)?;
+        let lun = unwrap_partition(lun)?;
         if Device::is_lvm(&*lun) {
             devices.push(Device::open(lun)?);
         } else if alone {
@@ -47,7 +47,10 @@ pub fn open_luns(luns: Vec<Arc<dyn Lun>>) -> Result<Volume, LvmError> {
 }
 
 /// The LUN itself if it holds VMFS, else its VMFS partition.
-fn find_vmfs(lun: Arc<dyn Lun>) -> Result<Arc<dyn Lun>, LvmError> {
+///
+/// # Errors
+/// [`LvmError`] when there is no VMFS, or several partitions have some.
+pub fn unwrap_partition(lun: Arc<dyn Lun>) -> Result<Arc<dyn Lun>, LvmError> {
     if holds_vmfs(&*lun) {
         return Ok(lun);
     }

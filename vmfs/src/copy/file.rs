@@ -1,0 +1,352 @@
+//! One file.
+
+use std::fs::{self, File, Permissions};
+use std::io;
+use std::os::unix::fs::{FileExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::mpsc;
+use std::thread;
+use std::time::{Duration, UNIX_EPOCH};
+
+use serde::Serialize;
+use vmfs_core::fs::{FileSystem, FsError, Inode, Place};
+
+use super::progress::Progress;
+
+/// Bytes read and written at a time.
+const CHUNK: usize = 1 << 20;
+/// Chunks that may be read ahead of writing.
+const AHEAD: usize = 4;
+/// A resumed copy trusts what is further than this from the end of the part file: a host that
+/// lost power may have lost what wasn't durable yet, and every so often it is made so.
+const DURABLE_EVERY: u64 = 256 << 20;
+/// Bytes that are given up when one of them can't be read.
+const LOST_UNIT: u64 = 64 << 10;
+/// Unreadable ranges that a message names.
+const NAMED_RANGES: usize = 8;
+
+/// How files are copied.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Options {
+    pub(super) sparse: bool,
+    pub(super) verify: bool,
+    pub(super) resume: bool,
+    pub(super) no_clobber: bool,
+    pub(super) preserve_owner: bool,
+}
+
+/// A file that was copied.
+#[derive(Debug, Serialize)]
+pub(super) struct Copied {
+    pub(super) path: String,
+    /// Bytes of data, without holes.
+    pub(super) bytes: u64,
+}
+
+/// A piece of the file that is to be written.
+struct Chunk {
+    offset: u64,
+    bytes: Vec<u8>,
+    length: usize,
+}
+
+/// Copies `inode` to `destination`; returns the bytes of data, or `None` when it was there
+/// already. The error says what is missing.
+pub(super) fn copy(
+    fs: &FileSystem,
+    inode: &Inode,
+    destination: &Path,
+    options: Options,
+    progress: &Progress,
+) -> Result<Option<u64>, String> {
+    if options.no_clobber && destination.exists()
+        || options.resume && is_complete(destination, inode)
+    {
+        progress.advance(inode.allocated().min(inode.length()));
+        return Ok(None);
+    }
+    let part_path = part_path(destination);
+    let part = open_part(&part_path, options.resume).map_err(|error| at(&part_path, &error))?;
+    let start = resume_point(fs, inode, &part, options.resume)?;
+    check_size(&part, inode.length(), start).map_err(|error| at(&part_path, &error))?;
+    progress.advance(start.min(inode.allocated()));
+    let (bytes, lost) = transfer(fs, inode, &part, start, options, progress)
+        .map_err(|error| at(&part_path, &error))?;
+    if !lost.is_empty() {
+        return Err(format!(
+            "{}; the rest is in {}",
+            describe(&lost),
+            part_path.display()
+        ));
+    }
+    part.set_len(inode.length())
+        .map_err(|error| at(&part_path, &error))?;
+    part.sync_all().map_err(|error| at(&part_path, &error))?;
+    if options.verify {
+        verify(fs, inode, &part)?;
+    }
+    set_attributes(&part_path, inode, options).map_err(|error| at(&part_path, &error))?;
+    fs::rename(&part_path, destination).map_err(|error| at(destination, &error))?;
+    Ok(Some(bytes))
+}
+
+/// Gives a copy the mode, the times and, if wanted, the owner of the original.
+pub(super) fn set_attributes(path: &Path, inode: &Inode, options: Options) -> io::Result<()> {
+    let meta = inode.meta();
+    if options.preserve_owner {
+        std::os::unix::fs::chown(path, Some(meta.uid.get()), Some(meta.gid.get()))?;
+    }
+    // Set-user-id bits of a foreign volume have no business here.
+    fs::set_permissions(path, Permissions::from_mode(inode.mode() & 0o777))?;
+    let time = |seconds: u32| UNIX_EPOCH + Duration::from_secs(seconds.into());
+    let times = fs::FileTimes::new()
+        .set_accessed(time(meta.atime.get()))
+        .set_modified(time(meta.mtime.get()));
+    File::open(path)?.set_times(times)
+}
+
+fn part_path(destination: &Path) -> PathBuf {
+    let mut name = destination.file_name().unwrap_or_default().to_owned();
+    name.push(".vmfs-part");
+    destination.with_file_name(name)
+}
+
+fn open_part(path: &Path, resume: bool) -> io::Result<File> {
+    File::options()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(!resume)
+        .open(path)
+}
+
+/// Finds out whether the destination can hold so large a file before hours are spent on it; the
+/// part file's own length says how far the copy has come, so it is put back.
+fn check_size(part: &File, length: u64, start: u64) -> io::Result<()> {
+    part.set_len(length).map_err(|error| match error.kind() {
+        io::ErrorKind::FileTooLarge => {
+            let size = crate::output::human(length);
+            io::Error::other(format!("the file system there can't hold a file of {size}"))
+        }
+        _ => error,
+    })?;
+    part.set_len(start)
+}
+
+/// A complete copy has its proper name; one of the same size and time is of the same file.
+fn is_complete(destination: &Path, inode: &Inode) -> bool {
+    fs::metadata(destination).is_ok_and(|found| {
+        let modified = found
+            .modified()
+            .ok()
+            .and_then(|time| time.duration_since(UNIX_EPOCH).ok());
+        found.len() == inode.length()
+            && modified.is_some_and(|time| time.as_secs() == u64::from(inode.meta().mtime.get()))
+    })
+}
+
+/// Where to go on: before what may not have been durable, after a look that the part file is of
+/// this file.
+fn resume_point(fs: &FileSystem, inode: &Inode, part: &File, resume: bool) -> Result<u64, String> {
+    if !resume {
+        return Ok(0);
+    }
+    let have = part
+        .metadata()
+        .map_err(|error| error.to_string())?
+        .len()
+        .min(inode.length());
+    let start = have.saturating_sub(DURABLE_EVERY) / CHUNK as u64 * CHUNK as u64;
+    let (mut ours, mut theirs) = (vec![0; CHUNK], vec![0; CHUNK]);
+    for offset in [0, start / 2, start.saturating_sub(CHUNK as u64)] {
+        let length = (start.saturating_sub(offset)).min(CHUNK as u64) as usize;
+        let read = part.read_exact_at(&mut ours[..length], offset);
+        let same = read.is_ok()
+            && fs.read(inode, offset, &mut theirs[..length]).is_ok()
+            && ours[..length] == theirs[..length];
+        if !same {
+            return Err(
+                "the part file is of something else: remove it, or copy without --resume"
+                    .to_owned(),
+            );
+        }
+    }
+    Ok(start)
+}
+
+/// Ranges of a file that could not be read: offset, length and why.
+type Lost = Vec<(u64, u64, String)>;
+
+/// Moves the data from `start` on; reading is ahead of writing by some chunks.
+fn transfer(
+    fs: &FileSystem,
+    inode: &Inode,
+    part: &File,
+    start: u64,
+    options: Options,
+    progress: &Progress,
+) -> io::Result<(u64, Lost)> {
+    let (full, filled) = mpsc::sync_channel::<Chunk>(AHEAD);
+    let (empty, emptied) = mpsc::channel::<Vec<u8>>();
+    for _ in 0..AHEAD {
+        // The other end lives as long as this function.
+        let _ = empty.send(vec![0; CHUNK]);
+    }
+    thread::scope(|scope| {
+        let reader = scope.spawn(move || read_all(fs, inode, start, options, &full, &emptied));
+        let mut undurable = 0;
+        let mut written = 0;
+        for chunk in filled {
+            part.write_all_at(&chunk.bytes[..chunk.length], chunk.offset)?;
+            progress.advance(chunk.length as u64);
+            written += chunk.length as u64;
+            undurable += chunk.length as u64;
+            if undurable >= DURABLE_EVERY {
+                part.sync_data()?;
+                undurable = 0;
+            }
+            // The reader may have come to its end.
+            let _ = empty.send(chunk.bytes);
+        }
+        let lost = reader
+            .join()
+            .map_err(|_| io::Error::other("reading came to a bad end"))?;
+        Ok((written, lost))
+    })
+}
+
+/// Reads every run of data and sends it on; stops early when nobody takes it any more.
+fn read_all(
+    fs: &FileSystem,
+    inode: &Inode,
+    start: u64,
+    options: Options,
+    full: &mpsc::SyncSender<Chunk>,
+    emptied: &mpsc::Receiver<Vec<u8>>,
+) -> Lost {
+    let mut lost = Lost::new();
+    let mut at = start;
+    while at < inode.length() {
+        let run = match fs.run_at(inode, at, at + CHUNK as u64) {
+            Ok(run) => run,
+            Err(error) => {
+                at = lose(&mut lost, inode, at, &error);
+                continue;
+            }
+        };
+        if options.sparse && !matches!(run.place, Place::Data(_)) {
+            at = run.end();
+            continue;
+        }
+        let Ok(mut bytes) = emptied.recv() else { break };
+        // Chunks stay on their own borders, so that most writes are of whole aligned ones.
+        let border = (at / CHUNK as u64 + 1) * CHUNK as u64;
+        let length = (run.end().min(border) - at) as usize;
+        match fs.read(inode, at, &mut bytes[..length]) {
+            Ok(length) => {
+                let chunk = Chunk {
+                    offset: at,
+                    bytes,
+                    length,
+                };
+                if full.send(chunk).is_err() {
+                    break;
+                }
+                at += length as u64;
+            }
+            Err(error) => {
+                // Take what there is before and behind the bad spot, piece by piece.
+                let piece = length.min(LOST_UNIT as usize);
+                match fs.read(inode, at, &mut bytes[..piece]) {
+                    Ok(length) => {
+                        if full
+                            .send(Chunk {
+                                offset: at,
+                                bytes,
+                                length,
+                            })
+                            .is_err()
+                        {
+                            break;
+                        }
+                        at += length as u64;
+                    }
+                    Err(_) => at = lose(&mut lost, inode, at, &error),
+                }
+            }
+        }
+    }
+    lost
+}
+
+/// Notes that what lies at `at` can't be read; returns where to go on.
+fn lose(lost: &mut Lost, inode: &Inode, at: u64, error: &FsError) -> u64 {
+    let end = ((at / LOST_UNIT + 1) * LOST_UNIT).min(inode.length());
+    match lost.last_mut() {
+        Some((start, length, _)) if *start + *length == at => *length = end - *start,
+        _ => lost.push((at, end - at, error.to_string())),
+    }
+    end
+}
+
+fn describe(lost: &Lost) -> String {
+    let bytes: u64 = lost.iter().map(|(_, length, _)| length).sum();
+    let ranges: Vec<_> = lost
+        .iter()
+        .take(NAMED_RANGES)
+        .map(|(start, length, _)| format!("{start:#x}-{:#x}", start + length - 1))
+        .collect();
+    let more = if lost.len() > NAMED_RANGES {
+        ", …"
+    } else {
+        ""
+    };
+    let why = lost.first().map_or("", |(_, _, why)| why);
+    format!(
+        "{bytes} bytes can't be read ({}{more}): {why}",
+        ranges.join(", ")
+    )
+}
+
+/// Reads the original and the copy and compares them.
+fn verify(fs: &FileSystem, inode: &Inode, part: &File) -> Result<(), String> {
+    // What the disk has is to be compared, not what memory still has of it.
+    let _ = rustix::fs::fadvise(part, 0, None, rustix::fs::Advice::DontNeed);
+    let (mut ours, mut theirs) = (vec![0; CHUNK], vec![0; CHUNK]);
+    let mut at = 0;
+    while at < inode.length() {
+        let run = fs
+            .run_at(inode, at, at + CHUNK as u64)
+            .map_err(|error| error.to_string())?;
+        if run.place == Place::Hole && is_hole(part, at, run.end()) {
+            at = run.end();
+            continue;
+        }
+        let length = (inode.length() - at).min(CHUNK as u64) as usize;
+        fs.read(inode, at, &mut theirs[..length])
+            .map_err(|error| error.to_string())?;
+        part.read_exact_at(&mut ours[..length], at)
+            .map_err(|error| error.to_string())?;
+        if let Some(first) = (0..length).find(|&i| ours[i] != theirs[i]) {
+            return Err(format!(
+                "the copy differs from byte {:#x} on",
+                at + first as u64
+            ));
+        }
+        at += length as u64;
+    }
+    Ok(())
+}
+
+/// Whether the copy has no data from `start` to `end`.
+fn is_hole(part: &File, start: u64, end: u64) -> bool {
+    match rustix::fs::seek(part, rustix::fs::SeekFrom::Data(start)) {
+        Ok(data) => data >= end,
+        Err(rustix::io::Errno::NXIO) => true,
+        Err(_) => false,
+    }
+}
+
+fn at(path: &Path, error: &io::Error) -> String {
+    format!("{}: {error}", path.display())
+}

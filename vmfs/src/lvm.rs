@@ -1,0 +1,202 @@
+//! `vmfs lvm`.
+
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use clap::Subcommand;
+use serde::Serialize;
+use vmfs_core::format::{Uuid, text};
+use vmfs_core::lvm::{Device, LvmError, NewSignature, Origin, resignature, unwrap_partition};
+use vmfs_core::scsi::{Access, ArrayState, FileLun, Lun, LunIdentity, Personality};
+
+use crate::Common;
+use crate::error::Error;
+use crate::output::{human, json};
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Lists devices and the volumes that they belong to
+    List {
+        /// Devices of any volumes
+        #[arg(required = true)]
+        devices: Vec<PathBuf>,
+    },
+    /// Lists devices that are snapshots or replicas of another LUN
+    Snapshots {
+        /// Devices of any volumes
+        #[arg(required = true)]
+        devices: Vec<PathBuf>,
+    },
+    /// Makes a copy of a volume a volume of its own: new UUIDs, label snap-xxxxxxxx-OLD
+    ///
+    /// Give all devices of one copy. If it is interrupted, running it again completes it.
+    Resignature {
+        /// All devices of one copy
+        #[arg(required = true)]
+        devices: Vec<PathBuf>,
+    },
+}
+
+#[derive(Debug, Serialize)]
+struct Row {
+    device: String,
+    size: u64,
+    lvm_version: String,
+    volume: Option<String>,
+    name: Option<String>,
+    first_extent: Option<u64>,
+    last_extent: Option<u64>,
+    volume_devices: Option<u32>,
+    stored_identity: String,
+    own_identity: Option<String>,
+    origin: Origin,
+}
+
+pub(crate) fn run(args: &Args, common: &Common) -> Result<(), Error> {
+    match &args.command {
+        Command::List { devices } => list(devices, common, |_| true),
+        Command::Snapshots { devices } => {
+            list(devices, common, |row| row.origin == Origin::Snapshot)
+        }
+        Command::Resignature { devices } => sign(devices, common),
+    }
+}
+
+fn open(path: &Path, access: Access) -> Result<Arc<dyn Lun>, Error> {
+    let open = || -> Result<Arc<dyn Lun>, LvmError> {
+        unwrap_partition(Arc::new(FileLun::open(path, access)?))
+    };
+    open().map_err(|error| Error::Open(error.to_string()))
+}
+
+fn list(devices: &[PathBuf], common: &Common, wanted: impl Fn(&Row) -> bool) -> Result<(), Error> {
+    let mut rows = Vec::new();
+    for path in devices {
+        let device = Device::open(open(path, Access::ReadOnly)?)
+            .map_err(|error| Error::Open(error.to_string()))?;
+        rows.push(row(&device));
+    }
+    rows.retain(wanted);
+    if common.json {
+        return json(&rows);
+    }
+    let mut out = io::stdout().lock();
+    for row in &rows {
+        writeln!(out, "{}", row.device)?;
+        writeln!(out, "  LVM {}, {}", row.lvm_version, human(row.size))?;
+        if let Some(volume) = &row.volume {
+            let name = row.name.as_ref().filter(|name| *name != volume);
+            let name = name.map(|name| format!(" ({name})")).unwrap_or_default();
+            writeln!(
+                out,
+                "  volume {volume}{name}: extents {} to {}, {} device(s) in all",
+                row.first_extent.unwrap_or(0),
+                row.last_extent.unwrap_or(0),
+                row.volume_devices.unwrap_or(0)
+            )?;
+        }
+        let own = row.own_identity.as_deref().unwrap_or("unknown");
+        match row.origin {
+            Origin::Original => writeln!(out, "  identity {own}")?,
+            Origin::Unknown => writeln!(out, "  written on {}", row.stored_identity)?,
+            Origin::Snapshot => {
+                writeln!(
+                    out,
+                    "  SNAPSHOT: written on {}, this is {own}",
+                    row.stored_identity
+                )?;
+            }
+        }
+    }
+    Ok(())
+}
+
+fn row(device: &Device) -> Row {
+    let entry = device.volumes().first();
+    let metadata = device.metadata();
+    Row {
+        device: device.name().to_owned(),
+        size: metadata.total_bytes.get(),
+        lvm_version: format!("{}.{}", metadata.major_version, metadata.minor_version),
+        volume: entry.map(|entry| entry.uuid.to_string()),
+        name: entry.map(|entry| String::from_utf8_lossy(text(&entry.name)).into_owned()),
+        first_extent: entry.map(|entry| entry.first_pe.get()),
+        last_extent: entry.map(|entry| entry.last_pe.get()),
+        volume_devices: entry.map(|entry| entry.devices.get()),
+        stored_identity: device.stored_identity(),
+        own_identity: device.lun().identity().map(ToString::to_string),
+        origin: device.origin(),
+    }
+}
+
+fn sign(devices: &[PathBuf], common: &Common) -> Result<(), Error> {
+    let mut random = Random::open()?;
+    for path in devices {
+        // From here on the image is a LUN that will be known again, moved or not.
+        if path.is_file() && ArrayState::load(path)?.is_none() {
+            let identity = LunIdentity::new(&format!("naa.6{:015x}", random.next()? >> 4));
+            ArrayState::create(path, identity, Personality::default())?;
+        }
+    }
+    let luns = devices
+        .iter()
+        .map(|path| open(path, Access::ReadWrite))
+        .collect::<Result<Vec<_>, _>>()?;
+    let since_1970 = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
+    let mut uuid = || -> Result<Uuid, Error> {
+        let (high, low) = (random.next()?, random.next()?);
+        let mut mac = [0; 6];
+        mac.copy_from_slice(&low.to_le_bytes()[..6]);
+        // Locally administered: no vendor's address.
+        mac[0] = mac[0] & 0xfc | 0x02;
+        Ok(Uuid {
+            time_lo: (since_1970.as_secs() as u32).into(),
+            time_hi: (high as u32).into(),
+            random: ((high >> 32) as u16).into(),
+            mac,
+        })
+    };
+    let new = NewSignature {
+        volume: uuid()?,
+        file_system: uuid()?,
+        time_us: since_1970.as_micros() as u64,
+    };
+    let done = resignature(luns, new)?;
+    if common.json {
+        return json(&done);
+    }
+    let mut out = io::stdout().lock();
+    let what = if done.completed {
+        "completed an interrupted resignature:"
+    } else {
+        "resignatured:"
+    };
+    let label = done.label.as_deref().unwrap_or("no file system");
+    writeln!(out, "{what} volume {}, label {label}", done.volume)?;
+    Ok(())
+}
+
+/// The system's randomness.
+struct Random(std::fs::File);
+
+impl Random {
+    fn open() -> io::Result<Self> {
+        std::fs::File::open("/dev/urandom").map(Self)
+    }
+
+    fn next(&mut self) -> io::Result<u64> {
+        let mut bytes = [0; 8];
+        io::Read::read_exact(&mut self.0, &mut bytes)?;
+        Ok(u64::from_le_bytes(bytes))
+    }
+}
