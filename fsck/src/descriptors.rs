@@ -73,13 +73,14 @@ fn follow(check: &mut Check<'_>, inode: &Inode) {
         &store.resources().sources,
         &mut |addr, depth| -> Result<(), MetaError> {
             report.addresses += 1;
+            // Blocks are counted as the map has them: a large one in each slot that it covers.
+            blocks += u64::from(depth == 0);
             // A large block's address stands in every slot that it covers.
             if let BlockAddr::LargeFileBlock { block, .. } = addr
                 && last_large.replace(block) == Some(block)
             {
                 return Ok(());
             }
-            blocks += u64::from(depth == 0);
             match usage.mark(addr) {
                 Marked::First => {}
                 Marked::Again => {
