@@ -142,14 +142,14 @@ impl Opened {
     pub(crate) fn prepare(&mut self) -> anyhow::Result<()> {
         if let (Some(file), true) = (&self.file, self.is_image()) {
             let name = self.name();
+            // First longer, then empty: a file system without room for the size says so before
+            // anything is lost.
+            let longest = self.size.max(file.metadata()?.len());
+            let too_long = || format!("can't make {name} {longest} bytes long");
+            file.set_len(longest).with_context(too_long)?;
             file.set_len(0)
                 .with_context(|| format!("can't empty {name}"))?;
-            file.set_len(self.size).with_context(|| {
-                format!(
-                    "can't make {name} {} bytes long on its file system",
-                    self.size
-                )
-            })?;
+            file.set_len(self.size).with_context(too_long)?;
         }
         self.discard = false;
         Ok(())

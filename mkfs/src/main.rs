@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use clap::Parser;
-use mkfs_vmfs::Plan;
+use mkfs_vmfs::{Plan, PlanError};
 
 use cli::Arguments;
 use device::Opened;
@@ -39,7 +39,7 @@ fn run(arguments: &Arguments) -> anyhow::Result<()> {
     if !arguments.force {
         refuse_used(&opened)?;
     }
-    let plan = Plan::new(arguments.options(&opened)?)?;
+    let plan = Plan::new(arguments.options(&opened)?).map_err(|error| named(error, &opened))?;
     let report = Report::new(&plan, arguments);
     if !arguments.dry_run {
         for device in &mut opened {
@@ -57,6 +57,22 @@ fn run(arguments: &Arguments) -> anyhow::Result<()> {
         print!("{report}");
     }
     Ok(())
+}
+
+/// Puts the name of the device that is wrong in front of the error.
+fn named(error: PlanError, opened: &[Opened]) -> anyhow::Error {
+    let device = match &error {
+        PlanError::DeviceTooSmall { device, .. } | PlanError::PartitionTable { device, .. } => {
+            opened.get(*device)
+        }
+        _ => None,
+    };
+    let name = device.map(|device| device.name().to_string());
+    let error = anyhow::Error::from(error);
+    match name {
+        Some(name) => error.context(name),
+        None => error,
+    }
 }
 
 /// A device that is given twice would become two extents over each other.
