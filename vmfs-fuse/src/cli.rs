@@ -22,7 +22,7 @@ Options for -o (separated by commas; a backslash before a comma makes it part of
   extent=DEVICE            a further extent of the volume; may be repeated
   attr_timeout=S, entry_timeout=S  seconds that the kernel may keep attributes and names
                            (default: a day; 1 second if a host has the volume mounted)
-  threads=N                threads that answer requests (default: CPUs, 2 to 16)
+  threads=N                threads that answer requests (default: twice the CPUs, 8 to 16)
   readahead=KIB            how far the kernel reads ahead (root only; default 4096)
   fsname=NAME, subtype=NAME  what the mount table shows
   exec, noexec, suid, nosuid, dev, nodev  as in mount(8); nosuid and nodev are the default
@@ -45,12 +45,12 @@ Called by mount(8):
   mount -t vmfs /dev/sdb /mnt -o extent=/dev/sdc
 
 /etc/fstab:
-  /dev/disk/by-id/scsi-36…01  /srv/vms  vmfs  ro,allow_other,nofail  0 0
-  /dev/disk/by-id/scsi-36…02  /srv/big  vmfs  ro,noauto,x-systemd.automount,extent=/dev/disk/by-id/scsi-36…03  0 0
+  /dev/disk/by-id/…  /srv/vms  vmfs  ro,allow_other,nofail  0 0
+  /dev/disk/by-id/…  /srv/big  vmfs  ro,noauto,x-systemd.automount,extent=/dev/disk/by-id/…  0 0
 
 systemd, srv-vms.mount:
   [Mount]
-  What=/dev/disk/by-id/scsi-36…01
+  What=/dev/disk/by-id/…
   Where=/srv/vms
   Type=vmfs
   Options=ro,allow_other
@@ -63,7 +63,7 @@ Exit status, as mount(8) wants: 0 the mount is up, 1 wrong usage, 32 it failed.
 ///
 /// The program goes into the background once the mount is up; SIGTERM unmounts.
 #[derive(Debug, Parser)]
-#[command(name = "vmfs-fuse", version, after_help = format!("{VMFS_FUSE_EXAMPLES}{OPTIONS_HELP}"))]
+#[command(name = "vmfs-fuse", version, override_usage = "vmfs-fuse [OPTIONS] DEVICE [DEVICE…] MOUNTPOINT", after_help = format!("{VMFS_FUSE_EXAMPLES}{OPTIONS_HELP}"))]
 struct VmfsFuse {
     /// The volume's devices, in any order, and the directory to mount it on.
     #[arg(required = true, num_args = 2.., value_names = ["DEVICE", "MOUNTPOINT"])]
@@ -84,7 +84,7 @@ struct VmfsFuse {
 
 /// Mounts a VMFS volume for mount(8).
 #[derive(Debug, Parser)]
-#[command(name = "mount.vmfs", version, after_help = format!("{MOUNT_VMFS_EXAMPLES}{OPTIONS_HELP}"))]
+#[command(name = "mount.vmfs", version, override_usage = "mount.vmfs DEVICE MOUNTPOINT [-sfnvrw] [-o LIST]", after_help = format!("{MOUNT_VMFS_EXAMPLES}{OPTIONS_HELP}"))]
 struct MountVmfs {
     /// The volume's device; further ones go into `-o extent=`.
     device: PathBuf,

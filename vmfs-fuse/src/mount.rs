@@ -168,7 +168,6 @@ fn config(request: &Request) -> Config {
         list.push(MountOption::DefaultPermissions);
     }
     list.extend(options.flags.iter().cloned());
-    let cpus = thread::available_parallelism().map_or(2, Into::into);
     let mut config = Config::default();
     config.mount_options = list;
     config.acl = match options.users {
@@ -176,9 +175,16 @@ fn config(request: &Request) -> Config {
         Users::OwnerAndRoot => SessionACL::RootAndOwner,
         Users::All => SessionACL::All,
     };
-    config.n_threads = Some(options.threads.unwrap_or(cpus.clamp(2, 16)));
+    config.n_threads = Some(options.threads.unwrap_or_else(default_threads));
     config.clone_fd = true;
     config
+}
+
+/// A thread waits while its read is on the way, so a LUN that takes its time has no more reads
+/// under way than there are threads; idle ones cost next to nothing.
+fn default_threads() -> usize {
+    let cpus = thread::available_parallelism().map_or(2, usize::from);
+    (2 * cpus).clamp(8, 16)
 }
 
 /// What the mount table calls the volume: its first device, as mount(8) would write it.

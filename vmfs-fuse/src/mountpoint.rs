@@ -59,6 +59,10 @@ impl Mountpoint {
     /// with the last one.
     pub(crate) fn unmount(&self) {
         if !self.is_there() {
+            tracing::warn!(
+                "{} is not unmounted: the topmost mount there is another one",
+                self.path.display()
+            );
             return;
         }
         let result = match rustix::mount::unmount(&self.path, UnmountFlags::NOFOLLOW) {
