@@ -1,0 +1,18 @@
+//! Read speed of OpenVMFS beside other file systems on the same backing, measured in one run.
+//!
+//! `read-bench` is the command; this library holds its parts: [`content`] makes bytes that can be
+//! checked anywhere, [`backing`] puts them on tmpfs, [`contender`] mounts one file system,
+//! [`workload`] measures one row, [`report`] and [`chart`] print what came out.
+
+pub mod backing;
+pub mod chart;
+pub mod contender;
+pub mod content;
+pub mod copy;
+pub mod large;
+pub mod machine;
+pub mod programs;
+pub mod report;
+pub mod settings;
+pub mod volumes;
+pub mod workload;
