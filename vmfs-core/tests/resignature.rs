@@ -39,7 +39,7 @@ fn volume(family: Family, count: usize) -> Vec<Arc<MemoryLun>> {
         .map(|i| Arc::new(MemoryLun::new(&format!("original-{i}"), SIZE)))
         .collect();
     let mut options = Options::new(family, &vec![SIZE; count]);
-    options.label = "datastore".to_owned();
+    "datastore".clone_into(&mut options.label);
     options.time_us = 1_700_000_000_000_000;
     for (device, lun) in options.devices.iter_mut().zip(&luns) {
         device.disk_id = lun.name().as_bytes().to_vec();
@@ -74,7 +74,7 @@ fn signature(number: u64) -> NewSignature {
 }
 
 /// What tells volumes apart, after a check that the volume mounts and is in order.
-fn identity_of(luns: &[Arc<MemoryLun>]) -> (String, String, String) {
+fn identity_of(luns: &[Arc<MemoryLun>]) -> Signature {
     let volume = open_luns(as_luns(luns)).expect("volume");
     assert_eq!(volume.missing_devices(), 0);
     for device in volume.devices() {
@@ -116,6 +116,9 @@ fn a_copy_becomes_a_volume_of_its_own() {
     }
 }
 
+/// UUID of the volume, of the file system, and label.
+type Signature = (String, String, String);
+
 #[test]
 fn copies_of_copies_are_told_apart() {
     let original = volume(Family::Vmfs6, 1);
@@ -130,7 +133,6 @@ fn copies_of_copies_are_told_apart() {
     let second_of_first = replicas(&original, "second");
     resignature(as_luns(&second_of_first), signature(9)).expect("resignature");
     seen.push(identity_of(&second_of_first));
-    type Signature = (String, String, String);
     let fields: [fn(&Signature) -> String; 3] = [|s| s.0.clone(), |s| s.1.clone(), |s| s.2.clone()];
     for field in fields {
         let mut values: Vec<_> = seen.iter().map(field).collect();

@@ -300,7 +300,7 @@ mod tests {
 
     #[test]
     fn decodes_addresses_seen_on_real_vmfs5_volumes() {
-        let layout = Layout::for_tests(Family::Vmfs5);
+        let layout = Layout::usual(Family::Vmfs5).expect("valid");
         assert_eq!(
             BlockAddr::decode(0x15e41, &layout),
             BlockAddr::FileBlock {
@@ -322,7 +322,7 @@ mod tests {
 
     #[test]
     fn decodes_addresses_seen_on_real_vmfs6_volumes() {
-        let layout = Layout::for_tests(Family::Vmfs6);
+        let layout = Layout::usual(Family::Vmfs6).expect("valid");
         assert_eq!(
             BlockAddr::decode(0x06f0_0000_0000_8001, &layout),
             BlockAddr::FileBlock {
@@ -344,7 +344,7 @@ mod tests {
 
     #[test]
     fn dense_sub_blocks_take_two_more_bits() {
-        let mut layout = Layout::for_tests(Family::Vmfs5);
+        let mut layout = Layout::usual(Family::Vmfs5).expect("valid");
         let raw = 0x1000_0482 | 0x18;
         let resource = |layout: &Layout| match BlockAddr::decode(raw, layout) {
             BlockAddr::Resource { resource, .. } => resource,
@@ -382,7 +382,7 @@ mod tests {
                 ][..],
             ),
         ] {
-            let layout = Layout::for_tests(family);
+            let layout = Layout::usual(family).expect("valid");
             for &raw in raws {
                 let decoded = BlockAddr::decode(raw, &layout);
                 assert_eq!(decoded.encode(&layout), raw, "{raw:#x} {decoded:?}");

@@ -270,24 +270,30 @@ impl Layout {
         }
     }
 
-    #[cfg(test)]
-    pub(crate) fn for_tests(family: Family) -> Self {
+    /// The layout that ESXi gives a fresh volume with 1 MiB file blocks: for tools that look at
+    /// structures without their volume.
+    ///
+    /// # Errors
+    /// None in practice: the values are valid.
+    pub fn usual(family: Family) -> Result<Self, Damage> {
         let mut fsd: FsDescriptor = zerocopy::FromZeros::new_zeroed();
         fsd.file_block_size = (1 << 20).into();
         fsd.fdc_cluster_group_offset = 65536.into();
+        let (major, sub_block, clusters) = match family {
+            Family::Vmfs3 => (4, 64 << 10, 32),
+            Family::Vmfs5 => (14, 8 << 10, 64),
+            Family::Vmfs6 => (24, 64 << 10, 8),
+        };
+        fsd.major_version = major.into();
+        fsd.sub_block_size = sub_block.into();
+        fsd.fdc_clusters_per_group = clusters.into();
         if family == Family::Vmfs6 {
-            fsd.major_version = 24.into();
-            fsd.sub_block_size = (64 << 10).into();
-            fsd.fdc_clusters_per_group = 8.into();
             fsd.md_alignment = 4096.into();
             fsd.sfb_to_lfb_shift = 9.into();
         } else {
-            fsd.major_version = if family == Family::Vmfs5 { 14 } else { 4 }.into();
-            fsd.sub_block_size = (8 << 10).into();
-            fsd.fdc_clusters_per_group = 64.into();
             fsd.config = FsConfig::DENSE_SUB_BLOCKS.0.into();
         }
-        Self::new(&fsd).expect("valid descriptor")
+        Self::new(&fsd)
     }
 }
 
@@ -297,13 +303,19 @@ mod tests {
 
     #[test]
     fn first_fd_lies_where_real_volumes_have_it() {
-        assert_eq!(Layout::for_tests(Family::Vmfs5).first_fd, 0x42_0000);
-        assert_eq!(Layout::for_tests(Family::Vmfs6).first_fd, 0x72_0000);
+        assert_eq!(
+            Layout::usual(Family::Vmfs5).expect("valid").first_fd,
+            0x42_0000
+        );
+        assert_eq!(
+            Layout::usual(Family::Vmfs6).expect("valid").first_fd,
+            0x72_0000
+        );
     }
 
     #[test]
     fn vmfs6_address_array_ends_the_descriptor() {
-        let layout = Layout::for_tests(Family::Vmfs6);
+        let layout = Layout::usual(Family::Vmfs6).expect("valid");
         assert_eq!(layout.fd_addresses, 0x1600);
         assert_eq!(layout.fd_address_count, 320);
         assert_eq!(layout.fd_data_size, 0xe00);

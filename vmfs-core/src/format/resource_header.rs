@@ -53,6 +53,9 @@ impl RfFlags {
     }
 }
 
+/// No resource file has more: twice the file blocks of 64 TiB in the smallest size, 64 KiB. Offsets
+/// of resources below this can't overflow.
+const MAX_RESOURCES: u64 = 1 << 31;
 /// No cluster of any version has more resources; bounds bitmap sizes.
 const MAX_RESOURCES_PER_CLUSTER: u32 = 8192;
 
@@ -90,6 +93,10 @@ impl ResourceHeader {
                 header.resources_per_cluster,
                 "more than 0",
             ));
+        }
+        if header.resources() > MAX_RESOURCES {
+            let found = header.resources();
+            return Err(Damage::hex(NAME, at, "numResources", found, "at most 2^31"));
         }
         if header.resource_size.get() > 16 << 20 {
             return Err(bad("resourceSize", header.resource_size, "at most 16 MiB"));

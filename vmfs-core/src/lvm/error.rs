@@ -124,4 +124,78 @@ pub enum LvmError {
         /// Devices that the volume has.
         expected: usize,
     },
+    /// A device that isn't the volume's last has become larger.
+    #[error(
+        "{device} has become larger, but only {last}, which holds the end of the volume, can give it more"
+    )]
+    NotLast {
+        /// The device.
+        device: String,
+        /// The volume's last device.
+        last: String,
+    },
+    /// The extents of a device to grow aren't the plain row that growing continues.
+    #[error(
+        "the extents of {device} don't lie in one piece from the start of its data, or are in several metadata regions: it can't grow; add another device instead ('vmfs lvm extend')"
+    )]
+    Scattered {
+        /// The device.
+        device: String,
+    },
+    /// The devices have other extents than the volume.
+    #[error(
+        "the devices have {extents} extents of 256 MiB, but the volume has {size} bytes: not grown or extended"
+    )]
+    OddExtents {
+        /// What the devices have.
+        extents: u64,
+        /// Bytes of the volume.
+        size: u64,
+    },
+    /// A device has room for more extents than its tables.
+    #[error(
+        "{device} has room for {extents} extents of 256 MiB, but its tables for {most}, and further metadata regions can't be made: use a smaller device or partition"
+    )]
+    TooManyExtents {
+        /// The device.
+        device: String,
+        /// Extents that fit on it.
+        extents: u64,
+        /// Extents that can be described.
+        most: u64,
+    },
+    /// The volume would be longer than any may be.
+    #[error("the volume would have {size} bytes; {most} are the most")]
+    TooLarge {
+        /// Its bytes.
+        size: u64,
+        /// The longest volume.
+        most: u64,
+    },
+    /// A new device has no room for an extent.
+    #[error("{device} has {size} bytes and is too small: {needed} are the least")]
+    TooSmall {
+        /// The device.
+        device: String,
+        /// Its size.
+        size: u64,
+        /// The least.
+        needed: u64,
+    },
+    /// The volume has as many devices as a volume can have.
+    #[error("the volume would have {count} devices; {most} are the most")]
+    TooManyDevices {
+        /// Devices that it would have.
+        count: usize,
+        /// The most.
+        most: usize,
+    },
+    /// A device to add belongs to another volume.
+    #[error("{device} belongs to {volume}; adding it would destroy that")]
+    Taken {
+        /// The device.
+        device: String,
+        /// The volume.
+        volume: String,
+    },
 }

@@ -3,6 +3,9 @@
 
 mod device;
 mod error;
+mod extend;
+mod extents;
+mod grow;
 mod open;
 mod resignature;
 mod snapshot;
@@ -10,6 +13,8 @@ mod volume;
 
 pub use device::{Device, PhysicalExtent};
 pub use error::LvmError;
+pub use extend::{Extended, NewDevice, extend};
+pub use grow::{Grown, grow};
 pub use open::{open_luns, open_paths, unwrap_partition};
 pub use resignature::{NewSignature, Resignatured, resignature};
 pub use snapshot::Origin;

@@ -102,21 +102,21 @@ pub fn resignature(luns: Vec<Arc<dyn Lun>>, new: NewSignature) -> Result<Resigna
     })
 }
 
-fn entry_of(device: &Device) -> Result<VolTableEntry, LvmError> {
+pub(super) fn entry_of(device: &Device) -> Result<VolTableEntry, LvmError> {
     let first = device.volumes().first().cloned();
     first.ok_or_else(|| LvmError::NoVolume {
         device: device.name().to_owned(),
     })
 }
 
-fn reopened(devices: &[Device]) -> Result<Vec<Device>, LvmError> {
+pub(super) fn reopened(devices: &[Device]) -> Result<Vec<Device>, LvmError> {
     devices
         .iter()
         .map(|device| Device::open(Arc::clone(device.lun())))
         .collect()
 }
 
-fn flush(devices: &[Device]) -> Result<(), LvmError> {
+pub(super) fn flush(devices: &[Device]) -> Result<(), LvmError> {
     devices
         .iter()
         .try_for_each(|device| Ok(device.lun().flush()?))
@@ -163,7 +163,7 @@ fn renamed(entry: &VolTableEntry, uuid: Uuid, time_us: u64) -> VolTableEntry {
     renamed
 }
 
-fn write_entry(device: &Device, entry: &VolTableEntry) -> Result<(), LvmError> {
+pub(super) fn write_entry(device: &Device, entry: &VolTableEntry) -> Result<(), LvmError> {
     let offset = DEVICE_HEADER_OFFSET + device.metadata().volume_table();
     Ok(device.lun().write(DeviceOffset(offset), entry.as_bytes())?)
 }

@@ -11,7 +11,7 @@ pub enum Origin {
     Original,
     /// The header was written on another LUN: this is a snapshot or a replica of it.
     Snapshot,
-    /// The LUN doesn't say what it is.
+    /// The LUN doesn't say what it is, or the header doesn't say on which it was written.
     Unknown,
 }
 
@@ -23,10 +23,11 @@ impl Device {
 
     /// Whether this is that LUN.
     pub fn origin(&self) -> Origin {
+        let stored = self.stored_identity();
         match self.lun().identity() {
-            None => Origin::Unknown,
-            Some(own) if own.as_str() == self.stored_identity() => Origin::Original,
-            Some(_) => Origin::Snapshot,
+            Some(own) if own.as_str() == stored => Origin::Original,
+            Some(_) if !stored.is_empty() => Origin::Snapshot,
+            _ => Origin::Unknown,
         }
     }
 }
