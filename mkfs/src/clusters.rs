@@ -181,6 +181,39 @@ impl ClusterImage {
         }
     }
 
+    /// Makes the cluster one of `total` resources, the new ones free, unless it has as many
+    /// already.
+    pub(crate) fn grow_to(&mut self, total: u32) {
+        let before = if self.family == Family::Vmfs6 {
+            u32::from(self.meta6().total.get())
+        } else {
+            self.meta5().total.get()
+        };
+        self.total = before.max(total);
+        for resource in before..total {
+            self.set_state(resource, 1);
+            if self.kind == ResourceKind::LargeFileBlock {
+                self.bytes[self.md + LARGE_BLOCK_AFFINITY + 8 * resource as usize] = 0xff;
+            }
+        }
+        let more = total.saturating_sub(before);
+        let total = self.total;
+        if self.family == Family::Vmfs6 {
+            let meta = self.meta6();
+            meta.total = (total as u16).into();
+            meta.free = (meta.free.get() + more as u16).into();
+        } else {
+            let meta = self.meta5();
+            meta.total = total.into();
+            meta.free = (meta.free.get() + more).into();
+        }
+    }
+
+    /// Whether the large file block `resource` is broken up into small ones.
+    pub(crate) fn is_converted(&self, resource: u32) -> bool {
+        resource < self.total && self.state(resource) & CONVERTED != 0
+    }
+
     /// Gives out the next generation of a file descriptor cluster (VMFS6).
     pub fn next_generation(&mut self) -> u32 {
         let meta = self.meta6();

@@ -1,48 +1,18 @@
 //! Fresh volumes against those of ESXi: every structure that mkfs writes must be the same but for
 //! identities, times and what a mount changes.
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::os::unix::fs::FileExt;
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::PathBuf;
 
 use mkfs_vmfs::{Options, Plan, Step};
 use vmfs_core::format::{
     DEVICE_HEADER_OFFSET, FS_DESCRIPTOR_OFFSET, Family, FdAddr, Layout, SystemFile,
 };
+use vmfs_tests::esxi_image;
 
 const DEVICE: u64 = 2_181_038_592;
 const SECTOR: usize = 512;
-
-/// The volume `name` as ESXi made it, unpacked; never write to it.
-fn esxi_image(name: &str) -> PathBuf {
-    let packed = std::env::var_os("VMFS_ESXI_IMAGES").map_or_else(
-        || Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/images"),
-        PathBuf::from,
-    );
-    let packed = packed.join(format!("{name}.zst"));
-    assert!(
-        packed.exists(),
-        "{} isn't there: set VMFS_ESXI_IMAGES to the folder with ESXi's volumes",
-        packed.display()
-    );
-    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("esxi");
-    let unpacked = folder.join(name);
-    if !unpacked.exists() {
-        fs::create_dir_all(&folder).expect("folder for images");
-        // Tests run at the same time: each unpacks for itself, the last to finish stays.
-        let own = tempfile::NamedTempFile::new_in(&folder).expect("temporary file");
-        let status = Command::new("zstd")
-            .args(["-d", "-q", "-f", "--sparse", "-o"])
-            .arg(own.path())
-            .arg(&packed)
-            .status()
-            .expect("zstd runs (Debian: apt install zstd)");
-        assert!(status.success(), "zstd: {status}");
-        own.persist(&unpacked).expect("rename");
-    }
-    unpacked
-}
 
 /// Zeroes what may differ in the sector of `offset`, by what the sector is.
 fn mask(sector: &mut [u8], offset: u64) {
@@ -89,10 +59,10 @@ fn mask(sector: &mut [u8], offset: u64) {
 }
 
 /// Compares everything that `plan` writes where `wanted` says so; the sectors compared.
-fn compare(plan: &Plan, images: &[&str], wanted: impl Fn(usize, u64) -> bool) -> usize {
+fn compare(plan: &Plan, images: &[PathBuf], wanted: impl Fn(usize, u64) -> bool) -> usize {
     let files: Vec<File> = images
         .iter()
-        .map(|name| File::open(esxi_image(name)).expect("an image"))
+        .map(|image| File::open(image).expect("an image"))
         .collect();
     let mut compared = 0;
     for step in plan.steps() {
@@ -119,7 +89,12 @@ fn compare(plan: &Plan, images: &[&str], wanted: impl Fn(usize, u64) -> bool) ->
             mask(&mut ours, at);
             mask(&mut theirs, at);
             let differs = ours.iter().zip(&theirs).position(|(a, b)| a != b);
-            assert_eq!(differs, None, "sector {at:#x} of {}", images[device]);
+            assert_eq!(
+                differs,
+                None,
+                "sector {at:#x} of {}",
+                images[device].display()
+            );
             compared += 1;
         }
     }
@@ -133,9 +108,11 @@ fn a_spanned_vmfs6_volume_is_esxis() {
     // The journal of the host that has the volume mounted, and that journal's cluster.
     let journal = 0x1ee1_4000..0x1ee1_6000;
     let names = 0x17_f000..0x18_1000;
-    let compared = compare(&plan, &["vmfs6-span-0.img", "vmfs6-span-1.img"], |_, at| {
-        !heartbeat_in_use.contains(&at) && !journal.contains(&at) && !names.contains(&at)
-    });
+    let compared = compare(
+        &plan,
+        &[esxi_image!("vmfs6-span-0"), esxi_image!("vmfs6-span-1")],
+        |_, at| !heartbeat_in_use.contains(&at) && !journal.contains(&at) && !names.contains(&at),
+    );
     assert!(compared > 15_000, "{compared} sectors");
 }
 
@@ -154,7 +131,7 @@ fn is_fixed(plan: &Plan, layout: &Layout, volume: u64) -> bool {
 
 #[test]
 fn the_fixed_structures_of_single_volumes_are_esxis() {
-    for (family, image) in [(Family::Vmfs6, "vmfs6.img"), (Family::Vmfs5, "vmfs5.img")] {
+    for (family, image) in [(Family::Vmfs6, "vmfs6"), (Family::Vmfs5, "vmfs5")] {
         let plan = Plan::new(Options::new(family, &[DEVICE])).expect("a plan");
         let layout = plan.layout().clone();
         // VMFS5's descriptors have no signature to know their times by.
@@ -163,7 +140,7 @@ fn the_fixed_structures_of_single_volumes_are_esxis() {
                 && at >= layout.first_fd
                 && (at - layout.first_fd) % layout.fd_size == layout.fd_meta
         };
-        let compared = compare(&plan, &[image], |_, at| {
+        let compared = compare(&plan, &[esxi_image!(image)], |_, at| {
             let volume = at.wrapping_sub(0x110_0000);
             let lvm = at == DEVICE_HEADER_OFFSET
                 || (0x18_0200..0x18_2000).contains(&at) && family == Family::Vmfs5

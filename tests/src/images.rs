@@ -39,6 +39,17 @@ pub fn esxi_image(name: &str) -> Option<PathBuf> {
     Some(unpacked)
 }
 
+/// One of ESXi's volumes, or the end of the calling test, said loudly, when it isn't there.
+#[macro_export]
+macro_rules! esxi_image {
+    ($name:expr) => {
+        match $crate::images::esxi_image($name) {
+            Some(image) => image,
+            None => return,
+        }
+    };
+}
+
 /// The devices of one of ESXi's volumes: `vmfs5`, `vmfs6`, `vmfs5-span`, `vmfs6-span`.
 pub fn esxi_volume(name: &str) -> Option<Vec<PathBuf>> {
     if name.ends_with("-span") {

@@ -9,7 +9,9 @@ use std::path::Path;
 use std::process::Command;
 use std::thread;
 
-use common::{Mount, errno, esxi_image, open};
+use vmfs_tests::esxi_image;
+
+use common::{Mount, errno, open};
 use rustix::fs::SeekFrom;
 use rustix::io::Errno;
 
@@ -24,7 +26,7 @@ fn filler(block: u64) -> u8 {
 
 fn each_volume(test: impl Fn(&str, &Mount)) {
     for name in VOLUMES {
-        let mount = Mount::new(&[&esxi_image(&format!("{name}.img"))], &[]);
+        let mount = Mount::new(&[&esxi_image!(name)], &[]);
         test(name, &mount);
     }
 }
@@ -114,7 +116,7 @@ fn inode_numbers_are_the_same_at_every_mount() {
         numbers
     };
     for name in VOLUMES {
-        let image = esxi_image(&format!("{name}.img"));
+        let image = esxi_image!(name);
         let first = Mount::new(&[&image], &[]);
         let second = Mount::new(&[&image], &["-o", "threads=1"]);
         assert_eq!(numbers(&first), numbers(&second), "{name}");
@@ -124,7 +126,7 @@ fn inode_numbers_are_the_same_at_every_mount() {
 
 #[test]
 fn attributes_are_the_stored_ones_unless_overridden() {
-    let image = esxi_image("vmfs6.img");
+    let image = esxi_image!("vmfs6");
     let mount = Mount::new(&[&image], &[]);
     let stored = fs::metadata(mount.file("normal-flat.vmdk")).expect("metadata");
     assert_eq!(

@@ -7,7 +7,9 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use common::{MOUNT_VMFS, Mount, VMFS_FUSE, esxi_image, open, run, text, wait_for};
+use vmfs_tests::esxi_image;
+
+use common::{MOUNT_VMFS, Mount, VMFS_FUSE, open, run, text, wait_for};
 use rustix::io::Errno;
 use rustix::process::Signal;
 
@@ -29,7 +31,7 @@ fn refused(program: &str, devices: &[&Path], on: &Path, options: &[&str], code: 
 #[test]
 fn the_volume_can_be_used_as_soon_as_the_program_returns() {
     for _ in 0..20 {
-        let mount = Mount::new(&[&esxi_image("vmfs6.img")], &[]);
+        let mount = Mount::new(&[&esxi_image!("vmfs6")], &[]);
         assert_eq!(fs::read(mount.file("small")).expect("small"), b"tiny\n");
     }
 }
@@ -40,7 +42,7 @@ fn the_daemon_lets_go_of_its_callers_output() {
     let mount = Mount::empty();
     let output = Command::new("sh")
         .args(["-c", "\"$0\" \"$@\" | cat", VMFS_FUSE])
-        .arg(esxi_image("vmfs6.img"))
+        .arg(esxi_image!("vmfs6"))
         .arg(mount.path())
         .stdin(Stdio::null())
         .output()
@@ -52,7 +54,7 @@ fn the_daemon_lets_go_of_its_callers_output() {
 #[test]
 fn signals_unmount() {
     for signal in [Signal::TERM, Signal::INT, Signal::HUP] {
-        let mount = Mount::new(&[&esxi_image("vmfs5.img")], &[]);
+        let mount = Mount::new(&[&esxi_image!("vmfs5")], &[]);
         mount.signal(signal);
         mount.wait_until_gone();
     }
@@ -64,7 +66,7 @@ fn in_the_foreground_the_end_of_the_mount_is_a_success() {
         let mount = Mount::empty();
         let mut child = Command::new(VMFS_FUSE)
             .arg("--foreground")
-            .arg(esxi_image("vmfs6.img"))
+            .arg(esxi_image!("vmfs6"))
             .arg(mount.path())
             .spawn()
             .expect("vmfs-fuse");
@@ -87,16 +89,16 @@ fn in_the_foreground_the_end_of_the_mount_is_a_success() {
 
 #[test]
 fn unmounting_ends_the_daemon() {
-    let mount = Mount::new(&[&esxi_image("vmfs6.img")], &[]);
+    let mount = Mount::new(&[&esxi_image!("vmfs6")], &[]);
     umount(&mount);
     mount.wait_until_gone();
 }
 
 #[test]
 fn a_mount_on_top_is_left_alone() {
-    let mount = Mount::new(&[&esxi_image("vmfs6.img")], &[]);
+    let mount = Mount::new(&[&esxi_image!("vmfs6")], &[]);
     let below = mount.daemon().expect("a daemon");
-    let output = run(VMFS_FUSE, &[&esxi_image("vmfs5.img")], mount.path(), &[]);
+    let output = run(VMFS_FUSE, &[&esxi_image!("vmfs5")], mount.path(), &[]);
     assert!(output.status.success(), "{}", text(&output));
     rustix::process::kill_process(below, Signal::TERM).expect("signal");
     let link = || fs::read_link(mount.file("symlink")).expect("symlink");
@@ -107,7 +109,7 @@ fn a_mount_on_top_is_left_alone() {
 
 #[test]
 fn an_open_file_outlives_the_unmount() {
-    let mount = Mount::new(&[&esxi_image("vmfs6.img")], &[]);
+    let mount = Mount::new(&[&esxi_image!("vmfs6")], &[]);
     let file = open(&mount.file("bigger"));
     mount.signal(Signal::TERM);
     wait_for("the unmount", || !mount.is_mounted());
@@ -121,7 +123,7 @@ fn an_open_file_outlives_the_unmount() {
 
 #[test]
 fn a_second_signal_ends_the_daemon_although_a_file_is_open() {
-    let mount = Mount::new(&[&esxi_image("vmfs6.img")], &[]);
+    let mount = Mount::new(&[&esxi_image!("vmfs6")], &[]);
     let file = open(&mount.file("bigger"));
     mount.signal(Signal::TERM);
     wait_for("the unmount", || !mount.is_mounted());
@@ -132,7 +134,7 @@ fn a_second_signal_ends_the_daemon_although_a_file_is_open() {
 
 #[test]
 fn two_mounts_of_a_volume_do_not_disturb_each_other() {
-    let image = esxi_image("vmfs6.img");
+    let image = esxi_image!("vmfs6");
     let (first, second) = (Mount::new(&[&image], &[]), Mount::new(&[&image], &[]));
     first.signal(Signal::TERM);
     first.wait_until_gone();
@@ -141,19 +143,19 @@ fn two_mounts_of_a_volume_do_not_disturb_each_other() {
 
 #[test]
 fn a_mount_whose_daemon_was_killed_is_explained() {
-    let mount = Mount::new(&[&esxi_image("vmfs6.img")], &[]);
+    let mount = Mount::new(&[&esxi_image!("vmfs6")], &[]);
     mount.signal(Signal::KILL);
     wait_for("the daemon's end", || mount.daemon().is_none());
     let answer = rustix::fs::statvfs(mount.path());
     assert_eq!(answer.err(), Some(Errno::NOTCONN));
-    let image = esxi_image("vmfs6.img");
+    let image = esxi_image!("vmfs6");
     refused(VMFS_FUSE, &[&image], mount.path(), &[], 1, "umount -l");
 }
 
 #[test]
 fn a_missing_device_degrades_the_volume() {
-    let first = esxi_image("vmfs6-span-0.img");
-    let second = esxi_image("vmfs6-span-1.img");
+    let first = esxi_image!("vmfs6-span-0");
+    let second = esxi_image!("vmfs6-span-1");
     // In any order, and as mount(8) has it.
     for (devices, options) in [
         (&[first.as_path(), second.as_path()][..], String::new()),
@@ -175,7 +177,7 @@ fn a_missing_device_degrades_the_volume() {
 
 #[test]
 fn failures_say_what_is_wrong() {
-    let image = esxi_image("vmfs6.img");
+    let image = esxi_image!("vmfs6");
     let mount = Mount::empty();
     let on = mount.path();
     let file = tempfile::NamedTempFile::new().expect("file");
@@ -220,7 +222,7 @@ fn failures_say_what_is_wrong() {
 
 #[test]
 fn mount_vmfs_does_what_mount_wants() {
-    let image = esxi_image("vmfs5.img");
+    let image = esxi_image!("vmfs5");
     let no = Path::new("/nowhere/at/all");
     let mount = Mount::empty();
     let on = mount.path();
@@ -262,10 +264,10 @@ fn mount_vmfs_does_what_mount_wants() {
 
 #[test]
 fn what_is_damaged_is_logged_once() {
-    let image = esxi_image("vmfs6-span-0.img");
+    let image = esxi_image!("vmfs6-span-0");
     let folder = tempfile::tempdir().expect("folder");
     let log = folder.path().join("log");
-    let rdm = esxi_image("vmfs6.img");
+    let rdm = esxi_image!("vmfs6");
     let log_option = log.to_str().expect("text");
     let mount = Mount::new(&[&rdm], &["--log", log_option]);
     for _ in 0..5 {

@@ -7,7 +7,9 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-use common::{Mount, VMFS_FUSE, copy, esxi_image, text};
+use vmfs_tests::esxi_image;
+
+use common::{Mount, VMFS_FUSE, copy, text};
 use tempfile::TempDir;
 
 const SOMEBODY: &str = "nobody";
@@ -41,13 +43,13 @@ fn as_somebody(program: &Path, arguments: &[&Path]) -> Output {
 }
 
 /// The program and an image where an ordinary user can reach them.
-fn reachable() -> (TempDir, PathBuf, PathBuf) {
+fn reachable(image: &Path) -> (TempDir, PathBuf, PathBuf) {
     let folder = tempfile::tempdir().expect("folder");
     let all = fs::Permissions::from_mode(0o755);
     fs::set_permissions(folder.path(), all.clone()).expect("permissions");
     let program = copy(Path::new(VMFS_FUSE), folder.path());
     fs::set_permissions(&program, all.clone()).expect("permissions");
-    let image = copy(&esxi_image("vmfs6.img"), folder.path());
+    let image = copy(image, folder.path());
     fs::set_permissions(&image, all).expect("permissions");
     (folder, program, image)
 }
@@ -72,7 +74,7 @@ fn others_get_in_with_allow_other_as_far_as_modes_let_them() {
     if !is_root() {
         return;
     }
-    let image = esxi_image("vmfs6.img");
+    let image = esxi_image!("vmfs6");
     for (options, small, vmdk) in [
         (&[][..], false, false),
         (&["-o", "allow_other"], true, false),
@@ -92,7 +94,7 @@ fn an_ordinary_user_can_mount_and_unmount() {
     if !users_can_mount() {
         return;
     }
-    let (_folder, program, image) = reachable();
+    let (_folder, program, image) = reachable(&esxi_image!("vmfs6"));
     let mount = own_mountpoint();
     let output = as_somebody(&program, &[&image, mount.path()]);
     assert!(output.status.success(), "{}", text(&output));
@@ -113,7 +115,7 @@ fn an_ordinary_users_mount_ends_with_a_signal() {
     if !users_can_mount() {
         return;
     }
-    let (_folder, program, image) = reachable();
+    let (_folder, program, image) = reachable(&esxi_image!("vmfs6"));
     let mount = own_mountpoint();
     let output = as_somebody(&program, &[&image, mount.path()]);
     assert!(output.status.success(), "{}", text(&output));
@@ -128,7 +130,7 @@ fn allow_other_that_the_system_forbids_is_explained() {
     if !users_can_mount() || allowed {
         return;
     }
-    let (_folder, program, image) = reachable();
+    let (_folder, program, image) = reachable(&esxi_image!("vmfs6"));
     let mount = own_mountpoint();
     let options = Path::new("-oallow_other");
     let output = as_somebody(&program, &[&image, mount.path(), options]);

@@ -1,4 +1,4 @@
-//! Mounts that clean up after themselves, and the volumes that ESXi made.
+//! Mounts that clean up after themselves.
 
 #![allow(dead_code, reason = "each test binary uses a part")]
 
@@ -18,36 +18,6 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 pub(crate) const VMFS_FUSE: &str = env!("CARGO_BIN_EXE_vmfs-fuse");
 pub(crate) const MOUNT_VMFS: &str = env!("CARGO_BIN_EXE_mount-vmfs");
-
-/// The volume `name` as ESXi made it, unpacked; never write to it.
-pub(crate) fn esxi_image(name: &str) -> PathBuf {
-    let packed = std::env::var_os("VMFS_ESXI_IMAGES").map_or_else(
-        || Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/images"),
-        PathBuf::from,
-    );
-    let packed = packed.join(format!("{name}.zst"));
-    assert!(
-        packed.exists(),
-        "{} isn't there: set VMFS_ESXI_IMAGES to the folder with ESXi's volumes",
-        packed.display()
-    );
-    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("esxi");
-    let unpacked = folder.join(name);
-    if !unpacked.exists() {
-        fs::create_dir_all(&folder).expect("folder for images");
-        // Tests run at the same time: each unpacks for itself, the last to finish stays.
-        let own = tempfile::NamedTempFile::new_in(&folder).expect("temporary file");
-        let status = Command::new("zstd")
-            .args(["-d", "-q", "-f", "--sparse", "-o"])
-            .arg(own.path())
-            .arg(&packed)
-            .status()
-            .expect("zstd runs (Debian: apt install zstd)");
-        assert!(status.success(), "zstd: {status}");
-        own.persist(&unpacked).expect("rename");
-    }
-    unpacked
-}
 
 /// A mount that is there; unmounted when dropped.
 pub(crate) struct Mount {
