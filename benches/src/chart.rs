@@ -7,7 +7,9 @@ use crate::report::{Name, Report};
 const LEFT: f64 = 120.0;
 const WIDTH: f64 = 560.0;
 const RIGHT: f64 = 160.0;
-const TOP: f64 = 74.0;
+const TOP: f64 = 110.0;
+/// Characters of a line of the heading.
+const LINE: usize = 130;
 const BAR: f64 = 13.0;
 const GAP: f64 = 14.0;
 /// The axis is logarithmic, since a raw read and a single-threaded tool are a factor of 100 apart.
@@ -24,15 +26,12 @@ pub fn draw(report: &Report) -> String {
          font-family=\"sans-serif\" font-size=\"11\">\n\
          <rect width=\"100%\" height=\"100%\" fill=\"white\"/>\n"
     );
-    text(
-        &mut svg,
-        12.0,
-        20.0,
-        "start",
-        "Read speed, as part of the FUSE ceiling (1 = an in-memory file system with the same settings); figures are absolute",
-    );
-    text(&mut svg, 12.0, 36.0, "start", &report.machine.line());
-    text(&mut svg, 12.0, 52.0, "start", &report.setup);
+    let title = "Read speed, as part of the FUSE ceiling (1 = an in-memory file system with the same settings); beside the bars, what was measured";
+    let heading = [title, &report.machine.line(), &report.setup];
+    let lines = heading.into_iter().flat_map(wrapped);
+    for (index, line) in lines.enumerate() {
+        text(&mut svg, 12.0, 18.0 + index as f64 * 14.0, "start", &line);
+    }
     for tick in [0.01, 0.1, 0.2, 0.5, 0.8, 1.0, 2.0, 5.0, 10.0, 20.0] {
         let at = x(tick);
         let aim = (0.8..=1.0).contains(&tick);
@@ -68,6 +67,23 @@ pub fn draw(report: &Report) -> String {
     }
     svg.push_str("</svg>\n");
     svg
+}
+
+/// Breaks a text into lines.
+fn wrapped(content: &str) -> Vec<String> {
+    let mut lines = vec![String::new()];
+    for word in content.split(' ') {
+        if let Some(line) = lines
+            .last_mut()
+            .filter(|line| line.len() + word.len() < LINE)
+        {
+            line.push_str(word);
+            line.push(' ');
+        } else {
+            lines.push(format!("{word} "));
+        }
+    }
+    lines
 }
 
 fn x(ratio: f64) -> f64 {

@@ -51,7 +51,16 @@ impl Machine {
                 .lines()
                 .map(|line| line.replace('\t', " "))
                 .collect(),
-            commit: output("git", &["describe", "--always", "--dirty"]),
+            commit: output(
+                "git",
+                &[
+                    "-C",
+                    env!("CARGO_MANIFEST_DIR"),
+                    "describe",
+                    "--always",
+                    "--dirty",
+                ],
+            ),
             load: read("/proc/loadavg")
                 .split(' ')
                 .take(3)
