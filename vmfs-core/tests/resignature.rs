@@ -213,3 +213,20 @@ fn a_volume_in_the_middle_of_it_says_what_to_do() {
         "{error}"
     );
 }
+
+#[test]
+fn a_header_without_an_identity_says_nothing_about_its_origin() {
+    let luns = volume(Family::Vmfs6, 1);
+    let at = DeviceOffset(vmfs_core::format::DEVICE_HEADER_OFFSET + 0x0c);
+    luns[0].write(at, &[0; 78]).expect("write");
+    let lun = Arc::clone(&luns[0]) as Arc<dyn Lun>;
+    let device = Device::open(lun).expect("device");
+    assert!(device.lun().identity().is_some());
+    assert_eq!(device.stored_identity(), "");
+    assert_eq!(device.origin(), Origin::Unknown);
+    let refused = resignature(as_luns(&luns), signature(1));
+    assert!(
+        matches!(refused, Err(LvmError::NotSnapshot { .. })),
+        "{refused:?}"
+    );
+}

@@ -68,11 +68,7 @@ impl<'a> BlockFile<'a> {
 
     /// Length of the file that begins with `outer`.
     pub(super) fn length(&self, outer: &ResourceHeader) -> u64 {
-        file_length(
-            self.layout.family,
-            outer,
-            self.layout.cluster_header_size(),
-        )
+        file_length(self.layout.family, outer, self.layout.cluster_header_size())
     }
 
     /// Where byte `offset` of the file lies.

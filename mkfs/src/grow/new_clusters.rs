@@ -28,9 +28,15 @@ pub(super) fn write(file: &BlockFile<'_>, target: &Target) -> Result<u64, GrowEr
     let (first, end) = (old_large.header.resources(), large.header.resources());
     let mut broken_up = u64::from(file.small.header.converted_clusters.get());
     let before = broken_up;
-    if !file.small.header.resources().is_multiple_of(out.per_large())
+    if !file
+        .small
+        .header
+        .resources()
+        .is_multiple_of(out.per_large())
         && let Some(last) = first.checked_sub(1)
-        && out.large_cluster(old_large, last / per_cluster)?.is_converted((last % per_cluster) as u32)
+        && out
+            .large_cluster(old_large, last / per_cluster)?
+            .is_converted((last % per_cluster) as u32)
     {
         out.small_cluster(target, last)?;
     }
@@ -140,7 +146,11 @@ impl<'a, 'b> Writer<'a, 'b> {
         if is_new {
             let start = cluster * self.per_large();
             let range = start..start + self.per_large();
-            let own = self.file.blocks.iter().filter(|block| range.contains(block));
+            let own = self
+                .file
+                .blocks
+                .iter()
+                .filter(|block| range.contains(block));
             let mut taken = 0;
             for block in own {
                 taken += u32::from(image.take((block - start) as u32));

@@ -31,6 +31,15 @@ impl MemoryLun {
         }
     }
 
+    /// The LUN after its array has made it `capacity` bytes large, which aren't fewer.
+    #[must_use]
+    pub fn resized(&self, capacity: u64) -> Self {
+        Self {
+            capacity: capacity.max(self.capacity),
+            ..self.replica(&self.name)
+        }
+    }
+
     /// Another LUN, called `name`, that has the same content now: what an array's replication
     /// makes.
     #[must_use]
