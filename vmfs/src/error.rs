@@ -26,6 +26,9 @@ pub(crate) enum Error {
     /// The volume layer failed.
     #[error("{0}")]
     Lvm(Box<LvmError>),
+    /// The file system could not be grown.
+    #[error("{0}")]
+    Grow(String),
     /// The output could not be written.
     #[error("{0}")]
     Output(#[from] io::Error),

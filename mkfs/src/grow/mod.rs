@@ -75,6 +75,10 @@ pub fn refuse_in_use(fs: &FileSystem) -> Result<(), GrowError> {
 ///
 /// # Errors
 /// [`GrowError`]; after a failed write, running it again completes the job.
+#[allow(
+    clippy::needless_pass_by_value,
+    reason = "what was read before the change must not be used after it"
+)]
 pub fn grow_file_system(fs: FileSystem) -> Result<GrownFileSystem, GrowError> {
     let layout = fs.layout().clone();
     let volume = fs.volume();

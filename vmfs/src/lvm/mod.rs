@@ -1,5 +1,7 @@
 //! `vmfs lvm`.
 
+mod grow;
+
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -43,6 +45,31 @@ enum Command {
         #[arg(required = true)]
         devices: Vec<PathBuf>,
     },
+    /// Adds devices to a volume, and grows its file system
+    ///
+    /// What the new devices hold is lost. If it is interrupted, running it again completes it.
+    Extend {
+        /// All devices of the volume
+        #[arg(required = true)]
+        devices: Vec<PathBuf>,
+        /// A device or image file to add; may be given more than once
+        #[arg(long = "add", value_name = "NEWDEVICE", required = true, num_args = 1..)]
+        add: Vec<PathBuf>,
+        /// Overwrite what a new device holds; change a volume that a host seems to have mounted
+        #[arg(long)]
+        force: bool,
+    },
+    /// Grows a volume, and its file system, after its last device has become larger
+    ///
+    /// If it is interrupted, running it again completes it.
+    Grow {
+        /// All devices of the volume
+        #[arg(required = true)]
+        devices: Vec<PathBuf>,
+        /// Change a volume that a host seems to have mounted
+        #[arg(long)]
+        force: bool,
+    },
 }
 
 #[derive(Debug, Serialize)]
@@ -67,6 +94,12 @@ pub(crate) fn run(args: &Args, common: &Common) -> Result<(), Error> {
             list(devices, common, |row| row.origin == Origin::Snapshot)
         }
         Command::Resignature { devices } => sign(devices, common),
+        Command::Extend {
+            devices,
+            add,
+            force,
+        } => grow::extend_volume(devices, add, *force, common),
+        Command::Grow { devices, force } => grow::grow_volume(devices, *force, common),
     }
 }
 
@@ -153,22 +186,9 @@ fn sign(devices: &[PathBuf], common: &Common) -> Result<(), Error> {
     let since_1970 = SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .unwrap_or_default();
-    let mut uuid = || -> Result<Uuid, Error> {
-        let (high, low) = (random.next()?, random.next()?);
-        let mut mac = [0; 6];
-        mac.copy_from_slice(&low.to_le_bytes()[..6]);
-        // Locally administered: no vendor's address.
-        mac[0] = mac[0] & 0xfc | 0x02;
-        Ok(Uuid {
-            time_lo: (since_1970.as_secs() as u32).into(),
-            time_hi: (high as u32).into(),
-            random: ((high >> 32) as u16).into(),
-            mac,
-        })
-    };
     let new = NewSignature {
-        volume: uuid()?,
-        file_system: uuid()?,
+        volume: new_uuid(&mut random)?,
+        file_system: new_uuid(&mut random)?,
         time_us: since_1970.as_micros() as u64,
     };
     let done = resignature(luns, new)?;
@@ -184,6 +204,24 @@ fn sign(devices: &[PathBuf], common: &Common) -> Result<(), Error> {
     let label = done.label.as_deref().unwrap_or("no file system");
     writeln!(out, "{what} volume {}, label {label}", done.volume)?;
     Ok(())
+}
+
+/// A UUID made now.
+fn new_uuid(random: &mut Random) -> Result<Uuid, Error> {
+    let since_1970 = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
+    let (high, low) = (random.next()?, random.next()?);
+    let mut mac = [0; 6];
+    mac.copy_from_slice(&low.to_le_bytes()[..6]);
+    // Locally administered: no vendor's address.
+    mac[0] = mac[0] & 0xfc | 0x02;
+    Ok(Uuid {
+        time_lo: (since_1970.as_secs() as u32).into(),
+        time_hi: (high as u32).into(),
+        random: ((high >> 32) as u16).into(),
+        mac,
+    })
 }
 
 /// The system's randomness.
