@@ -244,6 +244,20 @@ impl Sample {
 }
 
 #[test]
+fn it_grows_beyond_what_one_table_describes() {
+    // A map of LVM 5 has room for 2 TiB.
+    for (family, gib) in [(Family::Vmfs5, 5 << 10), (Family::Vmfs6, 11 << 10)] {
+        plain(family, 1, gib).check_grown_from(2, gib);
+    }
+    let sample = plain(Family::Vmfs3, 1, 3 << 10);
+    let refused = grow(as_luns(&sample.luns), TIME_US);
+    assert!(
+        matches!(refused, Err(LvmError::TooManyExtents { .. })),
+        "{refused:?}"
+    );
+}
+
+#[test]
 fn it_grows_in_steps_that_end_inside_clusters() {
     for family in FAMILIES {
         // 256 MiB are half of a large file block, and 1.28 clusters of VMFS5.
@@ -317,6 +331,7 @@ fn grown_when_cut_off_at_any_write() {
         (Family::Vmfs6, 1, 300),
         (Family::Vmfs5, 1, 3),
         (Family::Vmfs5, 2, 40),
+        (Family::Vmfs5, 1, 300),
         (Family::Vmfs3, 1, 5),
     ] {
         let sample = plain(family, count, gib);
@@ -428,6 +443,18 @@ fn what_is_not_safe_is_refused() {
         matches!(refused, Err(LvmError::TooManyExtents { .. })),
         "{refused:?}"
     );
+    // The same device twice: it is added once.
+    let twice = Arc::new(MemoryLun::new("twice", device(2)));
+    let luns = as_luns(&[Arc::clone(&twice), twice]);
+    let own_luns = as_luns(&own.luns);
+    let refused = extend(own_luns, new_devices(luns.clone(), 1), TIME_US);
+    assert!(
+        matches!(refused, Err(LvmError::Duplicate { .. })),
+        "{refused:?}"
+    );
+    let all = [as_luns(&own.luns), luns[..1].to_vec()].concat();
+    let volume = open_luns(all).expect("volume");
+    assert_eq!((volume.size(), volume.missing_devices()), (4 * GIB, 0));
 }
 
 #[test]

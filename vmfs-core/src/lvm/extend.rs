@@ -101,6 +101,7 @@ pub fn extend(
     let mut added = Vec::new();
     for new in &fresh {
         devices = reopened(&devices)?;
+        refuse_added_before(&devices, new)?;
         prepare(&devices, new, time_us)?;
         devices.push(Device::open(Arc::clone(&new.lun))?);
         name_devices(&devices)?;
@@ -139,6 +140,22 @@ fn member(new: &NewDevice, volume: &Volume) -> Result<Option<Device>, LvmError> 
         Some(entry) => Err(taken(format!("volume {}", entry.uuid))),
         None => Err(taken("an LVM device without a volume".to_owned())),
     }
+}
+
+/// A device that was given twice has become one of the volume by now.
+fn refuse_added_before(devices: &[Device], new: &NewDevice) -> Result<(), LvmError> {
+    let Ok(there) = Device::open(Arc::clone(&new.lun)) else {
+        return Ok(());
+    };
+    let uuid = there.metadata().uuid;
+    let same = devices.iter().find(|device| device.metadata().uuid == uuid);
+    same.map_or(Ok(()), |first| {
+        Err(LvmError::Duplicate {
+            first: first.name().to_owned(),
+            second: new.lun.name().to_owned(),
+            uuid: uuid.to_string(),
+        })
+    })
 }
 
 /// Checks everything that could keep a new device out before anything is written.

@@ -90,6 +90,7 @@ pub(super) fn extend_volume(
     force: bool,
     common: &Common,
 ) -> Result<(), Error> {
+    refuse_twice(devices, new)?;
     let luns = open_all(devices)?;
     let mut random = Random::open()?;
     let added = new
@@ -128,6 +129,20 @@ pub(super) fn extend_volume(
         tell_extended(&mut out, volume)?;
     }
     tell_file_system(&mut out, report.file_system.as_ref(), changed)
+}
+
+/// A device given twice would be overwritten while it is in use.
+fn refuse_twice(devices: &[PathBuf], new: &[PathBuf]) -> Result<(), Error> {
+    let mut seen = Vec::new();
+    for path in devices.iter().chain(new) {
+        let real = std::fs::canonicalize(path).unwrap_or_else(|_| path.clone());
+        if seen.contains(&real) {
+            let text = format!("{} is given twice", path.display());
+            return Err(Error::Usage(text));
+        }
+        seen.push(real);
+    }
+    Ok(())
 }
 
 fn tell_extended(out: &mut impl Write, volume: &Extended) -> io::Result<()> {
