@@ -139,6 +139,9 @@ fn list(devices: &[PathBuf], common: &Common, wanted: impl Fn(&Row) -> bool) -> 
         let own = row.own_identity.as_deref().unwrap_or("unknown");
         match row.origin {
             Origin::Original => writeln!(out, "  identity {own}")?,
+            Origin::Unknown if row.stored_identity.is_empty() => {
+                writeln!(out, "  identity not recorded")?;
+            }
             Origin::Unknown => writeln!(out, "  written on {}", row.stored_identity)?,
             Origin::Snapshot => {
                 writeln!(
