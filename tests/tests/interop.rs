@@ -434,6 +434,68 @@ fn vmfs_tools_read_a_thick_file_of_vmfs5_as_we_do() {
     );
 }
 
+/// Where other readers go wrong without an error (docs/READERS.md), ours reads what ESXi wrote.
+#[test]
+fn large_disks_read_what_was_written_on_esxi() {
+    for volume in ["vmfs5", "vmfs6"] {
+        let Some(image) = esxi_image(volume) else {
+            continue;
+        };
+        let fs = open(&[image]);
+        for (name, at) in [
+            ("/normal-flat.vmdk", 42_u64 << 30),
+            ("/large-flat.vmdk", 117 << 30),
+        ] {
+            let file = fs.resolve(name.as_bytes(), false).expect(name);
+            let mut bytes = [0; 1024];
+            fs.read(&file, at - 256, &mut bytes).expect("read");
+            let written = bytes
+                .iter()
+                .enumerate()
+                .all(|(index, &byte)| byte == if (256..768).contains(&index) { 0x42 } else { 0 });
+            assert!(written, "{volume}{name}");
+            fs.read(&file, file.length() - 1024, &mut bytes)
+                .expect("the end");
+            assert!(
+                bytes.iter().all(|&byte| byte == 0),
+                "{volume}{name}: its end"
+            );
+        }
+    }
+}
+
+#[test]
+fn files_on_a_missing_device_fail_and_others_are_exact() {
+    let fixture = Kind::Span.build().expect("fixture");
+    let paths = fixture.paths();
+    let whole = open(&paths);
+    let missing_last = &paths[..paths.len() - 1];
+    let degraded = open(missing_last);
+    assert_eq!(degraded.volume().missing_devices(), 1);
+    let (mut exact, mut failed) = (0, 0);
+    for (path, inode) in all_files(&whole) {
+        let mut at = 0;
+        while at < inode.length() && inode.kind() != FileKind::Rdm {
+            let run = whole.run_at(&inode, at, u64::MAX).expect("run");
+            let (mut ours, mut expected) = (vec![0; 4096], vec![0; 4096]);
+            let length = whole.read(&inode, at, &mut expected).expect("whole volume");
+            match degraded.read(&inode, at, &mut ours) {
+                Ok(read) => {
+                    assert_eq!(ours[..read], expected[..length], "{path} from {at:#x}");
+                    exact += 1;
+                }
+                Err(error) => {
+                    assert_eq!(error.errno(), rustix::io::Errno::IO, "{error}");
+                    failed += 1;
+                }
+            }
+            at = run.end();
+        }
+    }
+    println!("{exact} pieces exact, {failed} on the missing device");
+    assert!(exact > 100 && failed > 0, "{exact} exact, {failed} failed");
+}
+
 #[test]
 fn a_device_cut_short_says_so() {
     let Some(image) = esxi_image("vmfs6") else {

@@ -7,8 +7,8 @@ use super::inode::Inode;
 use crate::format::FdAddr;
 use crate::resource::{MetaReader, Resources, read_fd};
 
-/// File descriptors kept in memory, about 3 KiB each.
-const CACHED_INODES: usize = 4096;
+/// File descriptors kept in memory, about 1 KiB each but for those with many addresses.
+const CACHED_INODES: usize = 12_288;
 
 /// The files of a volume by file descriptor address.
 #[derive(Debug)]

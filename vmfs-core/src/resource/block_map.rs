@@ -57,6 +57,9 @@ pub struct BlockMap {
     /// log2 of the bytes that an entry at the bottom of the tree covers.
     block_shift: u32,
     length: u64,
+    /// Entries that the array has room for.
+    capacity: u64,
+    /// The entries up to the last that isn't zero.
     addresses: Box<[u64]>,
 }
 
@@ -106,14 +109,22 @@ impl BlockMap {
             .unwrap_or_default()
             .chunks_exact(layout.address_size as usize)
             .take(layout.fd_address_count as usize)
-            .map(little_endian)
-            .collect();
+            .map(little_endian);
+        // Most maps are short: what is behind the last address needn't be kept.
+        let mut addresses: Vec<u64> = addresses.collect();
+        let capacity = addresses.len() as u64;
+        let used = addresses
+            .iter()
+            .rposition(|&raw| raw != 0)
+            .map_or(0, |last| last + 1);
+        addresses.truncate(used);
         Self {
             fd_offset,
             zero_level,
             block_shift: meta.block_shift(),
             length: meta.length.get(),
-            addresses,
+            capacity,
+            addresses: addresses.into_boxed_slice(),
         }
     }
 
@@ -132,7 +143,7 @@ impl BlockMap {
         self.zero_level
     }
 
-    /// The address array as it stands on disk.
+    /// The address array as it stands on disk, up to the last entry that isn't zero.
     pub fn addresses(&self) -> &[u64] {
         &self.addresses
     }
@@ -381,10 +392,12 @@ impl Walker<'_> {
         let (map, layout) = (self.map, self.reader.layout());
         let pointer_shift = layout.pointers_per_block.trailing_zeros();
         let mut shift = map.block_shift + map.zero_level.depth() * pointer_shift;
-        let Some(&top) = map.addresses.get((offset >> shift) as usize) else {
-            let expected = format!("at most {} entries of the map", map.addresses.len());
+        let index = offset >> shift;
+        if index >= map.capacity {
+            let expected = format!("at most {} entries of the map", map.capacity);
             return Err(map.damage("length", map.length, &expected).into());
-        };
+        }
+        let top = map.addresses.get(index as usize).copied().unwrap_or(0);
         let mut raw = top;
         for _ in 0..map.zero_level.depth() {
             if raw == 0 {

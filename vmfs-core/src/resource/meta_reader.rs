@@ -7,6 +7,8 @@ use crate::lvm::{LvmError, Volume, VolumeOffset};
 
 /// Bytes of a cached piece of metadata.
 const BLOCK: u64 = 4096;
+/// Bytes read at once where neighbours are wanted too.
+const NEIGHBOURHOOD: u64 = 64 << 10;
 /// Pieces kept: 16 MiB in all, whatever the size of the volume.
 const CACHED_BLOCKS: usize = 4096;
 
@@ -63,6 +65,36 @@ impl MetaReader {
             done += length;
         }
         Ok(())
+    }
+
+    /// Fills `buf` from `offset`, through the cache; on a miss what lies around is read as well.
+    ///
+    /// For structures that are mostly wanted together, such as the descriptors of the files in a
+    /// directory.
+    pub fn read_with_neighbours(
+        &self,
+        offset: VolumeOffset,
+        buf: &mut [u8],
+    ) -> Result<(), LvmError> {
+        let last = offset.0.saturating_add(buf.len() as u64).saturating_sub(1) / BLOCK;
+        if (offset.0 / BLOCK..=last).any(|number| self.cache.peek(&number).is_none()) {
+            self.fetch_around(offset);
+        }
+        self.read(offset, buf)
+    }
+
+    /// Puts the pieces around `offset` into the cache; one that can't be read is left to whoever
+    /// wants it.
+    fn fetch_around(&self, offset: VolumeOffset) {
+        let start = offset.0 / NEIGHBOURHOOD * NEIGHBOURHOOD;
+        let length = NEIGHBOURHOOD.min(self.volume.size().saturating_sub(start));
+        let mut bytes = vec![0; length as usize];
+        if self.volume.read(VolumeOffset(start), &mut bytes).is_ok() {
+            for (index, piece) in bytes.chunks(BLOCK as usize).enumerate() {
+                self.cache
+                    .insert(start / BLOCK + index as u64, Arc::from(piece));
+            }
+        }
     }
 
     /// The cached piece that holds `offset`, and where in it that is.

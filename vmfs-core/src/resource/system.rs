@@ -126,7 +126,7 @@ impl Resources {
 /// The bytes of the file descriptor at `offset`, [`crate::format::Layout::fd_size`] of them.
 pub fn read_fd(reader: &MetaReader, offset: VolumeOffset) -> Result<Vec<u8>, MetaError> {
     let mut bytes = vec![0; reader.layout().fd_size as usize];
-    reader.read(offset, &mut bytes)?;
+    reader.read_with_neighbours(offset, &mut bytes)?;
     Ok(bytes)
 }
 

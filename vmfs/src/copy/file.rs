@@ -225,6 +225,8 @@ fn read_all(
     emptied: &mpsc::Receiver<Vec<u8>>,
 ) -> Lost {
     let mut lost = Lost::new();
+    // A buffer that wasn't sent on: the other side only gives back what it was given.
+    let mut unused = None;
     let mut at = start;
     while at < inode.length() {
         let run = match fs.run_at(inode, at, at + CHUNK as u64) {
@@ -238,7 +240,9 @@ fn read_all(
             at = run.end();
             continue;
         }
-        let Ok(mut bytes) = emptied.recv() else { break };
+        let Some(mut bytes) = unused.take().or_else(|| emptied.recv().ok()) else {
+            break;
+        };
         // Chunks stay on their own borders, so that most writes are of whole aligned ones.
         let border = (at / CHUNK as u64 + 1) * CHUNK as u64;
         let length = (run.end().min(border) - at) as usize;
@@ -257,21 +261,19 @@ fn read_all(
             Err(error) => {
                 // Take what there is before and behind the bad spot, piece by piece.
                 let piece = length.min(LOST_UNIT as usize);
-                match fs.read(inode, at, &mut bytes[..piece]) {
-                    Ok(length) => {
-                        if full
-                            .send(Chunk {
-                                offset: at,
-                                bytes,
-                                length,
-                            })
-                            .is_err()
-                        {
-                            break;
-                        }
-                        at += length as u64;
+                if let Ok(length) = fs.read(inode, at, &mut bytes[..piece]) {
+                    let chunk = Chunk {
+                        offset: at,
+                        bytes,
+                        length,
+                    };
+                    if full.send(chunk).is_err() {
+                        break;
                     }
-                    Err(_) => at = lose(&mut lost, inode, at, &error),
+                    at += length as u64;
+                } else {
+                    unused = Some(bytes);
+                    at = lose(&mut lost, inode, at, &error);
                 }
             }
         }
