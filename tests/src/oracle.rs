@@ -60,8 +60,9 @@ pub fn dissect(devices: &[PathBuf], whole: u64, offsets: &[u64]) -> Vec<DissectF
         .collect()
 }
 
-/// A volume in memory is a descriptor of this process; another one finds it under its number.
-fn for_other_process(device: &Path) -> PathBuf {
+/// The path under which another process finds what a path means here: a volume in memory is a
+/// descriptor of this process.
+pub fn for_other_process(device: &Path) -> PathBuf {
     match device.strip_prefix("/proc/self") {
         Ok(below) => Path::new("/proc")
             .join(std::process::id().to_string())

@@ -48,6 +48,15 @@ pub const PARSERS: &[Parser] = &[
     },
 ];
 
+/// Feeds `bytes` to the parser called `name`.
+///
+/// # Panics
+/// When there is no such parser.
+pub fn run(name: &str, bytes: &[u8]) {
+    let parser = PARSERS.iter().find(|parser| parser.name == name);
+    (parser.expect("a known parser").run)(bytes);
+}
+
 const AT: At = At::Volume(0);
 
 /// A device from its header on: the header, the volume table and the extents.

@@ -150,8 +150,8 @@ fn regions(lun: &dyn Lun, metadata: &DevMetadata) -> Result<Vec<Region>, LvmErro
     let mut next = metadata.ext_metadata_offset.get();
     while next != 0 {
         let at = At::Device(next);
-        if found.len() > MAX_REGIONS || found.iter().any(|region| region.offset >= next) {
-            let expected = "a chain that goes up the device and has at most 8 regions";
+        if found.len() > MAX_REGIONS || found.iter().any(|region| region.offset == next) {
+            let expected = "a chain of at most 8 regions that doesn't come back";
             return Err(Damage::hex(NAME, at, "offset", next, expected).into());
         }
         let mut bytes = [0; size_of::<ExtDevMetadata>()];
