@@ -208,6 +208,29 @@ fn extents_are_taken_in_any_order_and_named_when_wrong() {
     );
 }
 
+/// Reads a piece of a file from the whole volume and from the one with a device missing: whether
+/// the latter has it, which it then must have exactly, or says EIO.
+fn read_degraded(
+    whole: &FileSystem,
+    degraded: &FileSystem,
+    inode: &Inode,
+    at: u64,
+    path: &str,
+) -> bool {
+    let (mut ours, mut expected) = (vec![0; 4096], vec![0; 4096]);
+    let length = whole.read(inode, at, &mut expected).expect("whole volume");
+    match degraded.read(inode, at, &mut ours) {
+        Ok(read) => {
+            assert_eq!(ours[..read], expected[..length], "{path} from {at:#x}");
+            true
+        }
+        Err(error) => {
+            assert_eq!(error.errno(), rustix::io::Errno::IO, "{error}");
+            false
+        }
+    }
+}
+
 #[test]
 fn a_missing_extent_leaves_the_rest_readable() {
     for name in ["vmfs5-span", "vmfs6-span"] {
@@ -227,18 +250,8 @@ fn a_missing_extent_leaves_the_rest_readable() {
         for (path, inode) in all_files(&whole) {
             let mut at = 0;
             while at < inode.length() && !inode.is_directory() {
-                let (mut ours, mut expected) = (vec![0; 65536], vec![0; 65536]);
-                let length = whole.read(&inode, at, &mut expected).expect("whole volume");
-                match degraded.read(&inode, at, &mut ours) {
-                    Ok(read) => {
-                        assert_eq!(ours[..read], expected[..length], "{path} from {at:#x}");
-                        exact += 1;
-                    }
-                    Err(error) => {
-                        assert_eq!(error.errno(), rustix::io::Errno::IO, "{error}");
-                        failed += 1;
-                    }
-                }
+                let read = read_degraded(&whole, &degraded, &inode, at, &path);
+                *if read { &mut exact } else { &mut failed } += 1;
                 at += 1 << 20;
             }
         }
@@ -477,18 +490,8 @@ fn files_on_a_missing_device_fail_and_others_are_exact() {
         let mut at = 0;
         while at < inode.length() && inode.kind() != FileKind::Rdm {
             let run = whole.run_at(&inode, at, u64::MAX).expect("run");
-            let (mut ours, mut expected) = (vec![0; 4096], vec![0; 4096]);
-            let length = whole.read(&inode, at, &mut expected).expect("whole volume");
-            match degraded.read(&inode, at, &mut ours) {
-                Ok(read) => {
-                    assert_eq!(ours[..read], expected[..length], "{path} from {at:#x}");
-                    exact += 1;
-                }
-                Err(error) => {
-                    assert_eq!(error.errno(), rustix::io::Errno::IO, "{error}");
-                    failed += 1;
-                }
-            }
+            let read = read_degraded(&whole, &degraded, &inode, at, &path);
+            *if read { &mut exact } else { &mut failed } += 1;
             at = run.end();
         }
     }

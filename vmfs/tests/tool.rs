@@ -382,3 +382,23 @@ fn a_copied_image_is_a_snapshot_until_it_is_resignatured() {
     let again = vmfs(&["lvm", "resignature", &device]);
     assert!(stderr(&again).contains("no snapshot"), "{}", stderr(&again));
 }
+
+#[test]
+fn an_original_is_not_resignatured_and_missing_devices_are_listed() {
+    let (_folder, image, _fixture) = volume(|_| {});
+    let device = image.display().to_string();
+    let refused = vmfs(&["lvm", "resignature", &device]);
+    assert!(
+        stderr(&refused).contains("no snapshot"),
+        "{}",
+        stderr(&refused)
+    );
+    assert!(
+        !image.with_extension("img.array").exists(),
+        "a refusal leaves nothing"
+    );
+    let span = esxi_image!("vmfs6-span-1").display().to_string();
+    let listed = json(&stdout(&["lvm", "list", "--json", &span]));
+    assert_eq!(listed[0]["missing_devices"], 1);
+    assert!(stdout(&["lvm", "list", &span]).contains("MISSING 1 other device"));
+}

@@ -102,6 +102,33 @@ impl<'a> Directory<'a> {
     }
 }
 
+/// What an entry's fields say, the same in both formats; `None`, with a warning, when they name no
+/// file. `next` is where to go on listing.
+pub(super) fn entry_of(
+    directory: &Inode,
+    next: u64,
+    name: &[u8],
+    (raw_kind, raw_fd, generation): (u32, u32, u32),
+) -> Option<DirEntry> {
+    let (Some(fd), Some(kind)) = (FdAddr::from_raw(raw_fd), FileKind::from_raw(raw_kind)) else {
+        tracing::warn!(
+            directory = %directory.fd(),
+            position = next - 1,
+            fd = %format_args!("{raw_fd:#x}"),
+            kind = raw_kind,
+            "a directory entry that names no file is left out"
+        );
+        return None;
+    };
+    Some(DirEntry {
+        name: name.to_vec(),
+        fd,
+        kind,
+        generation,
+        next,
+    })
+}
+
 /// Whether a name can be one of a file: not empty, without slash, and not `.` or `..`.
 fn is_valid_name(name: &[u8]) -> bool {
     !name.is_empty() && !name.contains(&b'/') && name != b"." && name != b".."

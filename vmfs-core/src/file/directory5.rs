@@ -2,11 +2,11 @@
 
 use zerocopy::FromBytes;
 
-use super::directory::{DirEntry, MAX_DIRECTORY};
+use super::directory::{DirEntry, MAX_DIRECTORY, entry_of};
 use super::error::FileError;
 use super::inode::Inode;
 use super::store::FileStore;
-use crate::format::{At, Damage, DirEntry5, FdAddr, FileKind};
+use crate::format::{At, Damage, DirEntry5, FdAddr};
 use crate::resource::Place;
 
 /// Entries read at a time.
@@ -83,23 +83,6 @@ fn checked(entry: &DirEntry5, inode: &Inode, next: u64) -> Option<DirEntry> {
     if entry.fd.get() == 0 {
         return None;
     }
-    let fd = FdAddr::from_raw(entry.fd.get());
-    let kind = FileKind::from_raw(entry.kind.get());
-    let (Some(fd), Some(kind)) = (fd, kind) else {
-        tracing::warn!(
-            directory = %inode.fd(),
-            entry = next - 1,
-            fd = %format_args!("{:#x}", entry.fd),
-            kind = entry.kind.get(),
-            "a directory entry that names no file is left out"
-        );
-        return None;
-    };
-    Some(DirEntry {
-        name: entry.name().to_vec(),
-        fd,
-        kind,
-        generation: entry.generation.get(),
-        next,
-    })
+    let fields = (entry.kind.get(), entry.fd.get(), entry.generation.get());
+    entry_of(inode, next, entry.name(), fields)
 }

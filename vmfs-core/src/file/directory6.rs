@@ -2,14 +2,14 @@
 
 use zerocopy::FromBytes;
 
-use super::directory::{DirEntry, MAX_DIRECTORY};
+use super::directory::{DirEntry, MAX_DIRECTORY, entry_of};
 use super::error::FileError;
 use super::inode::Inode;
 use super::store::FileStore;
 use crate::format::{
     At, DIR_BLOCKS_START, DIR_VERSION, DIR_VERSION_DEBUG, Damage, DirBlockHeader, DirBlockKind,
-    DirEntry6, DirHeader, DirLinkGroup, FdAddr, FileKind, HASH_SLOTS, Location,
-    MAP_NIBBLE_NOT_WRITTEN, MAX_MAP_BLOCKS, name_hash,
+    DirEntry6, DirHeader, DirLinkGroup, FdAddr, HASH_SLOTS, Location, MAP_NIBBLE_NOT_WRITTEN,
+    MAX_MAP_BLOCKS, name_hash,
 };
 
 /// Link groups that a lookup follows; 100,000 names need some twenty for the fullest hash slot.
@@ -336,23 +336,6 @@ fn read_exact(
 }
 
 fn checked(entry: &DirEntry6, inode: &Inode, next: u64) -> Option<DirEntry> {
-    let fd = FdAddr::from_raw(entry.fd.get());
-    let kind = FileKind::from_raw(entry.kind.get());
-    let (Some(fd), Some(kind)) = (fd, kind) else {
-        tracing::warn!(
-            directory = %inode.fd(),
-            position = next,
-            fd = %format_args!("{:#x}", entry.fd),
-            kind = entry.kind.get(),
-            "a directory entry that names no file is left out"
-        );
-        return None;
-    };
-    Some(DirEntry {
-        name: entry.name().to_vec(),
-        fd,
-        kind,
-        generation: entry.generation.get(),
-        next,
-    })
+    let fields = (entry.kind.get(), entry.fd.get(), entry.generation.get());
+    entry_of(inode, next, entry.name(), fields)
 }

@@ -82,6 +82,8 @@ struct Row {
     first_extent: Option<u64>,
     last_extent: Option<u64>,
     volume_devices: Option<u32>,
+    /// Devices of the volume that are not among those listed.
+    missing_devices: usize,
     stored_identity: String,
     own_identity: Option<String>,
     origin: Origin,
@@ -117,6 +119,15 @@ fn list(devices: &[PathBuf], common: &Common, wanted: impl Fn(&Row) -> bool) -> 
             .map_err(|error| Error::Open(error.to_string()))?;
         rows.push(row(&device));
     }
+    for index in 0..rows.len() {
+        let row = &rows[index];
+        let here = rows
+            .iter()
+            .filter(|other| other.volume == row.volume)
+            .count();
+        let all = row.volume_devices.unwrap_or(0) as usize;
+        rows[index].missing_devices = all.saturating_sub(here);
+    }
     rows.retain(wanted);
     if common.json {
         return json(&rows);
@@ -135,6 +146,13 @@ fn list(devices: &[PathBuf], common: &Common, wanted: impl Fn(&Row) -> bool) -> 
                 row.last_extent.unwrap_or(0),
                 row.volume_devices.unwrap_or(0)
             )?;
+            if row.missing_devices > 0 {
+                writeln!(
+                    out,
+                    "  MISSING {} other device(s) of it",
+                    row.missing_devices
+                )?;
+            }
         }
         let own = row.own_identity.as_deref().unwrap_or("unknown");
         match row.origin {
@@ -167,6 +185,7 @@ fn row(device: &Device) -> Row {
         first_extent: entry.map(|entry| entry.first_pe.get()),
         last_extent: entry.map(|entry| entry.last_pe.get()),
         volume_devices: entry.map(|entry| entry.devices.get()),
+        missing_devices: 0,
         stored_identity: device.stored_identity(),
         own_identity: device.lun().identity().map(ToString::to_string),
         origin: device.origin(),
@@ -176,8 +195,11 @@ fn row(device: &Device) -> Row {
 fn sign(devices: &[PathBuf], common: &Common) -> Result<(), Error> {
     let mut random = Random::open()?;
     for path in devices {
-        // From here on the image is a LUN that will be known again, moved or not.
-        if path.is_file() && ArrayState::load(path)?.is_none() {
+        let device = Device::open(open(path, Access::ReadOnly)?)
+            .map_err(|error| Error::Open(error.to_string()))?;
+        // From here on the copy is a LUN that will be known again, moved or not.
+        let is_copy = device.origin() == Origin::Snapshot;
+        if is_copy && path.is_file() && ArrayState::load(path)?.is_none() {
             let identity = LunIdentity::new(&format!("naa.6{:015x}", random.next()? >> 4));
             ArrayState::create(path, identity, Personality::default())?;
         }
