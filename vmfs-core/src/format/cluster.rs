@@ -25,7 +25,15 @@ pub struct ClusterMeta5 {
     /// Where the next search starts.
     pub next_free: U32,
     /// One bit a resource, set = free.
-    pub bitmap: [u8; 496],
+    pub bitmap: [u8; 64],
+    /// File descriptor clusters: the last generation given out.
+    pub last_generation: U32,
+    /// Zero on every volume seen.
+    pub pad: [u8; 12],
+    /// Allocation priority.
+    pub priority: U32,
+    /// Meaning unknown, carried over.
+    pub unknown: [u8; 412],
 }
 
 const _: () = assert!(size_of::<ClusterMeta5>() == 512);
@@ -48,7 +56,7 @@ pub struct ClusterMeta6 {
     pub free: U16,
     /// Meaning unknown.
     pub unknown1: U16,
-    /// Affinity entries used.
+    /// Last affinity entry used, plus one; entry 0 is kept free.
     pub affinity_count: U16,
     /// Meaning unknown, see FORMAT.md.
     pub unknown2: [u8; 0x30],

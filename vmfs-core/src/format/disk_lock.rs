@@ -22,7 +22,7 @@ pub struct DiskLock {
     pub mode: U32,
     /// UUID of the host that holds the lock, zero when it is free.
     pub owner: Uuid,
-    /// Time of the last change, on the host's own clock.
+    /// VMFS5 and VMFS6: counts the locks written by the host; VMFS3: a time on its own clock.
     pub mtime: U64,
     /// Entries used in `holders`.
     pub holder_count: U32,
@@ -73,6 +73,8 @@ pub enum LockKind {
     Journals = 0x10c0_0007,
     /// A cluster of large file blocks.
     LargeFileBlocks = 0x10c0_0008,
+    /// A part of `.unmap.sf`.
+    Unmap = 0x10c0_0009,
 }
 
 /// How a lock is held.

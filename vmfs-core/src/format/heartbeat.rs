@@ -18,7 +18,7 @@ pub struct Heartbeat {
     pub state: U32,
     /// The slot's own volume offset.
     pub address: U64,
-    /// Counts uses of the slot.
+    /// Counts the slot's takings, and perhaps releases.
     pub generation: U64,
     /// Microseconds since the host's boot at the last renewal.
     pub stamp: U64,
