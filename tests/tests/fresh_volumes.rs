@@ -123,6 +123,7 @@ fn vmfs5_volumes_of_all_sizes_are_taken_by_all_readers() {
         300 * GIB + LVM,
         2 * TIB,
         16 * TIB,
+        64 * TIB,
     ] {
         let fixture = fresh(Family::Vmfs5, &[size], 512);
         check(&fixture, Family::Vmfs5, &format!("VMFS5, {size} bytes"));
