@@ -77,6 +77,8 @@ impl Walk {
                 check.report.entries += 1;
                 let Some(seen) = found.get(&entry.fd) else {
                     check.report.add(Code::EntryDangling, describe(fd, &entry));
+                    // It is a reference all the same, free or unreadable though it is.
+                    check.usage.mark(as_resource(entry.fd));
                     continue;
                 };
                 self.entry(check, fd, &entry, *seen, queue);
