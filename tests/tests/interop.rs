@@ -1,14 +1,16 @@
 //! Every file reads as dissect.vmfs reads it, on ESXi's volumes and on made ones.
 
 use std::collections::BTreeMap;
+use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use vmfs_core::format::FileKind;
+use vmfs_core::format::{Family, FileKind};
 use vmfs_core::fs::{FileSystem, Inode, Place};
 use vmfs_core::lvm::{LvmError, VolumeOffset, open_luns, open_paths};
 use vmfs_core::scsi::{Access, DeviceOffset, FileLun, Lun, MemoryLun, OverlayLun};
-use vmfs_fixtures::Kind;
+use vmfs_fixtures::mkfs_vmfs::{Options, PartitionTable};
+use vmfs_fixtures::{FixtureBuilder, Kind};
 use vmfs_tests::images::{esxi_image, esxi_volume};
 use vmfs_tests::oracle::{DissectFile, debian_tool, dissect};
 use vmfs_tests::random::Random;
@@ -344,6 +346,29 @@ fn a_disk_with_a_master_boot_record_opens_like_its_partition() {
     let mut text = [0; 5];
     fs.read(&small, 0, &mut text).expect("read");
     assert_eq!(&text, b"tiny\n");
+}
+
+#[test]
+fn one_good_header_of_a_partition_table_is_enough() {
+    let mut options = Options::new(Family::Vmfs6, &[3 << 30]);
+    options.partition = PartitionTable::Gpt;
+    let builder = FixtureBuilder::in_memory(options).expect("a plan");
+    let fixture = builder.finish().expect("a volume");
+    let file = &fixture.files()[0];
+    let opens = |what: &str| {
+        let fs = open(&fixture.paths());
+        assert!(all_files(&fs).contains_key("/.fdc.sf"), "{what}");
+    };
+    opens("as it was made");
+    let length = file.metadata().expect("length").len();
+    file.set_len(length + (1 << 30)).expect("grow");
+    opens("on a disk that has grown");
+    file.set_len(length).expect("shrink");
+    file.write_all_at(&[0; 512], 512).expect("damage");
+    opens("with the backup alone");
+    file.write_all_at(&[0; 512], length - 512).expect("damage");
+    let error = open_paths(&fixture.paths(), Access::ReadOnly).expect_err("no header left");
+    assert!(matches!(error, LvmError::NotVmfs { .. }), "{error}");
 }
 
 #[test]

@@ -56,6 +56,8 @@ impl RfFlags {
 /// No resource file has more: twice the file blocks of 64 TiB in the smallest size, 64 KiB. Offsets
 /// of resources below this can't overflow.
 const MAX_RESOURCES: u64 = 1 << 31;
+/// Large file blocks have three.
+const MAX_BITS_PER_RESOURCE: u32 = 8;
 /// No cluster of any version has more resources; bounds bitmap sizes.
 const MAX_RESOURCES_PER_CLUSTER: u32 = 8192;
 
@@ -100,6 +102,10 @@ impl ResourceHeader {
         }
         if header.resource_size.get() > 16 << 20 {
             return Err(bad("resourceSize", header.resource_size, "at most 16 MiB"));
+        }
+        if header.bits_per_resource.get() > MAX_BITS_PER_RESOURCE {
+            let expected = "at most 8";
+            return Err(bad("bitsPerResource", header.bits_per_resource, expected));
         }
         if header.is_nested()
             && (header.parent_clusters_per_group.get() == 0

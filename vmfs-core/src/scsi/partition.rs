@@ -119,23 +119,18 @@ fn gpt_partitions(lun: &Arc<dyn Lun>) -> Found {
 }
 
 fn read_gpt(lun: &Arc<dyn Lun>, sector: u64, size: gpt::disk::LogicalBlockSize) -> Option<Found> {
-    // The crate trusts the entry count and asserts the entry size, so both are checked first.
-    let mut header = [0; 96];
-    lun.read(DeviceOffset(sector), &mut header).ok()?;
-    let word = |at: usize| {
-        header[at..at + 4]
-            .iter()
-            .rev()
-            .fold(0_u32, |value, &byte| value << 8 | u32::from(byte))
-    };
-    let (entries, entry_size) = (word(80), word(84));
-    if &header[..8] != b"EFI PART" || entries > MAX_ENTRIES || entry_size != 128 {
+    // One good header is enough: a disk that has grown, or an image that was cut short, has its
+    // backup elsewhere or not at all.
+    let last = lun.capacity().checked_sub(sector)? / sector * sector;
+    let headers = [gpt_header(&**lun, sector), gpt_header(&**lun, last)];
+    let there = headers.contains(&Header::Sane);
+    if !there || headers.contains(&Header::Unsafe) {
         return None;
     }
     let disk = gpt::GptConfig::new()
         .writable(false)
         .logical_block_size(size)
-        .only_valid_headers(true)
+        .only_valid_headers(false)
         .readonly_backup(true)
         .open_from_device(LunCursor::new(Arc::clone(lun)))
         .ok()?;
@@ -162,6 +157,33 @@ fn read_gpt(lun: &Arc<dyn Lun>, sector: u64, size: gpt::disk::LogicalBlockSize) 
             })
             .collect(),
     )
+}
+
+/// What stands where a GPT header may be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Header {
+    Absent,
+    Sane,
+    /// A header that the crate can't be given: it trusts the entry count and asserts the size.
+    Unsafe,
+}
+
+fn gpt_header(lun: &dyn Lun, offset: u64) -> Header {
+    let mut header = [0; 96];
+    if lun.read(DeviceOffset(offset), &mut header).is_err() || &header[..8] != b"EFI PART" {
+        return Header::Absent;
+    }
+    let word = |at: usize| {
+        header[at..at + 4]
+            .iter()
+            .rev()
+            .fold(0_u32, |value, &byte| value << 8 | u32::from(byte))
+    };
+    let (entries, entry_size) = (word(80), word(84));
+    if entries > MAX_ENTRIES || entry_size != 128 {
+        return Header::Unsafe;
+    }
+    Header::Sane
 }
 
 fn mbr_partitions(lun: &Arc<dyn Lun>) -> Found {
