@@ -132,6 +132,7 @@ impl FileSystem {
     /// The file called `name` in `directory`; `.` and `..` are names too.
     pub fn lookup(&self, directory: &Inode, name: &[u8]) -> Result<Arc<Inode>, FsError> {
         if name == b"." {
+            Directory::new(&self.store, directory)?;
             return self.inode(directory.fd());
         }
         if name == b".." {

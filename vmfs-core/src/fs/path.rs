@@ -2,7 +2,7 @@ use std::sync::Arc;
 
 use super::error::FsError;
 use super::file_system::FileSystem;
-use crate::file::Inode;
+use crate::file::{Directory, Inode};
 use crate::format::FileKind;
 
 /// Symbolic links that a path may lead through, as on Linux.
@@ -11,7 +11,8 @@ const MAX_LINKS: u32 = 40;
 impl FileSystem {
     /// The file at `path`, counted from the root whether it starts with a slash or not.
     ///
-    /// Symbolic links on the way are followed; one at the end only if `follow`. A link to
+    /// Symbolic links on the way are followed; one at the end only if `follow` or a slash comes
+    /// behind it. What has a name, `.`, `..` or a slash behind it must be a directory. A link to
     /// `/vmfs/volumes/NAME/…`, as ESXi writes them, leads back to this volume if NAME is its label
     /// or UUID.
     pub fn resolve(&self, path: &[u8], follow: bool) -> Result<Arc<Inode>, FsError> {
@@ -19,15 +20,16 @@ impl FileSystem {
         let mut parents = vec![self.root()?];
         let mut left = components(path);
         while let Some(name) = left.pop() {
-            if name == b".." {
-                if parents.len() > 1 {
+            let Some(directory) = parents.last() else {
+                break;
+            };
+            if name == b"." || name == b".." {
+                Directory::new(self.store(), directory)?;
+                if name == b".." && parents.len() > 1 {
                     parents.pop();
                 }
                 continue;
             }
-            let Some(directory) = parents.last() else {
-                break;
-            };
             let inode = self.lookup(directory, &name)?;
             let is_link = inode.kind() == FileKind::Symlink && (follow || !left.is_empty());
             if !is_link {
@@ -65,10 +67,12 @@ impl FileSystem {
     }
 }
 
-/// The names in a path, last first.
+/// The names in a path, last first; a slash at the end counts as `.`, which it means.
 fn components(path: &[u8]) -> Vec<Vec<u8>> {
+    let end: &[u8] = if path.ends_with(b"/") { b"." } else { b"" };
     path.split(|&byte| byte == b'/')
-        .filter(|name| !name.is_empty() && *name != b".")
+        .chain([end])
+        .filter(|name| !name.is_empty())
         .map(<[u8]>::to_vec)
         .rev()
         .collect()
