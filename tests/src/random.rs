@@ -1,5 +1,7 @@
 //! Numbers from a seed: the same ones each time, so that a failure can be had again.
 
+use std::env;
+
 /// A source of numbers (SplitMix64).
 #[derive(Debug, Clone)]
 pub struct Random(u64);
@@ -27,5 +29,18 @@ impl Random {
     /// One of `choices`.
     pub fn one_of<'a, T>(&mut self, choices: &'a [T]) -> &'a T {
         &choices[self.below(choices.len() as u64) as usize]
+    }
+}
+
+/// The number in the environment variable `name`: seeds and counts for longer runs.
+///
+/// # Panics
+/// When it is set to something else than a number.
+pub fn setting(name: &str, default: u64) -> u64 {
+    match env::var(name) {
+        Ok(text) => text
+            .parse()
+            .unwrap_or_else(|_| panic!("{name}={text} is no number")),
+        Err(_) => default,
     }
 }

@@ -4,7 +4,6 @@
 //! `VMFS_HOSTILE_SEED` on; a failure prints the seed that makes it again alone:
 //! `VMFS_HOSTILE_SEED=N VMFS_HOSTILE_COUNT=1 cargo test -p vmfs-tests --test hostile`.
 
-use std::env;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use std::sync::{Arc, mpsc};
@@ -16,7 +15,7 @@ use vmfs_core::lvm::open_luns;
 use vmfs_core::scsi::{Access, DeviceOffset, FileLun, Lun, OverlayLun};
 use vmfs_fixtures::{Fixture, Kind};
 use vmfs_tests::images::esxi_volume;
-use vmfs_tests::random::Random;
+use vmfs_tests::random::{Random, setting};
 use vmfs_tests::walk::walk;
 
 /// A volume that takes longer than this hangs.
@@ -208,13 +207,6 @@ fn use_volume(luns: Vec<Arc<dyn Lun>>) -> u64 {
     report.descriptors + files.len() as u64
 }
 
-fn number(name: &str, default: u64) -> u64 {
-    env::var(name)
-        .ok()
-        .and_then(|text| text.parse().ok())
-        .unwrap_or(default)
-}
-
 fn peak_memory_kib() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").expect("status");
     let line = status
@@ -243,8 +235,8 @@ fn damaged_volumes_neither_panic_nor_hang_nor_take_all_memory() {
         .collect();
     let before = peak_memory_kib();
     let (first, count) = (
-        number("VMFS_HOSTILE_SEED", 1),
-        number("VMFS_HOSTILE_COUNT", 300),
+        setting("VMFS_HOSTILE_SEED", 1),
+        setting("VMFS_HOSTILE_COUNT", 300),
     );
     let current = Arc::new(AtomicU64::new(first));
     let (done, finished) = mpsc::channel();

@@ -4,18 +4,10 @@
 //! run, damaged copies of structures of ESXi's (tests/corpus) and noise. `VMFS_FUZZ_COUNT` inputs
 //! a parser (20,000), from `VMFS_FUZZ_SEED` on.
 
-use std::env;
 use std::path::Path;
 
 use vmfs_tests::parsers::{PARSERS, Parser};
-use vmfs_tests::random::Random;
-
-fn number(name: &str, default: u64) -> u64 {
-    env::var(name)
-        .ok()
-        .and_then(|text| text.parse().ok())
-        .unwrap_or(default)
-}
+use vmfs_tests::random::{Random, setting};
 
 fn corpus(parser: &Parser) -> Vec<Vec<u8>> {
     inputs("corpus", parser)
@@ -60,8 +52,8 @@ fn damaged(sample: &[u8], random: &mut Random) -> Vec<u8> {
 #[test]
 fn parsers_take_any_bytes() {
     let (seed, count) = (
-        number("VMFS_FUZZ_SEED", 1),
-        number("VMFS_FUZZ_COUNT", 20_000),
+        setting("VMFS_FUZZ_SEED", 1),
+        setting("VMFS_FUZZ_COUNT", 20_000),
     );
     for parser in PARSERS {
         let samples = corpus(parser);
