@@ -1,7 +1,8 @@
 """Prints what dissect.vmfs finds on a volume, one JSON object a file.
 
 Usage: dissect_read.py WHOLE OFFSETS DEVICE...
-Files of at most WHOLE bytes are read in full, of others 64 KiB at each of OFFSETS.
+Files of at most WHOLE bytes are read in full, of others 64 KiB at each of OFFSETS. Directories are
+read like files, too. A file that dissect.vmfs can't read has an "error" in place of its pieces.
 """
 
 import json
@@ -31,31 +32,47 @@ def pieces(descriptor, whole, offsets):
         spans = [(start, min(PIECE, length - start)) for start in offsets if start < length]
     for start, size in spans:
         stream.seek(start)
-        yield start, size, zlib.crc32(stream.read(size))
+        place, marked = descriptor._resolve_offset(start)
+        yield start, size, zlib.crc32(stream.read(size)), place, bool(marked)
+
+
+def describe(found, path, address, whole, offsets):
+    meta = found.metadata
+    told = {
+        "path": path,
+        "fd": address,
+        "kind": int(meta.type.value if hasattr(meta.type, "value") else meta.type),
+        "length": meta.fileLength,
+        "mode": stat.S_IMODE(meta.mode),
+        "links": meta.linkCount,
+        "uid": meta.uid,
+        "gid": meta.gid,
+        "times": [meta.mtime, meta.ctime, meta.atime],
+        "target": None,
+        "error": None,
+        "pieces": [],
+    }
+    try:
+        if found.is_symlink():
+            told["target"] = found.link
+        if not found.is_rdm():
+            told["pieces"] = list(pieces(found, whole, offsets))
+    except Exception as error:
+        told["error"] = repr(error)
+    return told
 
 
 def walk(descriptor, path, whole, offsets):
+    known = {}
     for entry in descriptor.iterdir():
         if entry.name in (".", ".."):
             continue
         found = entry.file_descriptor
-        meta = found.metadata
         below = f"{path}/{entry.name}"
-        readable = not found.is_rdm() and not found.is_dir()
-        print(
-            json.dumps(
-                {
-                    "path": below,
-                    "fd": entry.address,
-                    "kind": int(meta.type.value if hasattr(meta.type, "value") else meta.type),
-                    "length": meta.fileLength,
-                    "mode": stat.S_IMODE(meta.mode),
-                    "links": meta.linkCount,
-                    "mtime": meta.mtime,
-                    "pieces": list(pieces(found, whole, offsets)) if readable else [],
-                }
-            )
-        )
+        # Directories of 100,000 names have a few files under many names.
+        if entry.address not in known:
+            known[entry.address] = describe(found, below, entry.address, whole, offsets)
+        print(json.dumps(known[entry.address] | {"path": below}))
         if found.is_dir():
             walk(found, below, whole, offsets)
 

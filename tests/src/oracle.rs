@@ -26,11 +26,23 @@ pub struct DissectFile {
     pub mode: u32,
     /// Names.
     pub links: u32,
-    /// Seconds since 1970.
-    pub mtime: u32,
-    /// Offset, length and CRC-32 of pieces of the content.
-    pub pieces: Vec<(u64, u64, u32)>,
+    /// Owner.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+    /// Modification, change and access, in seconds since 1970.
+    pub times: [u32; 3],
+    /// Where a symbolic link leads.
+    pub target: Option<String>,
+    /// Why dissect.vmfs can't read the content.
+    pub error: Option<String>,
+    /// Pieces of the content.
+    pub pieces: Vec<Piece>,
 }
+
+/// A piece of a file's content as dissect.vmfs reads it: offset, length, CRC-32, where its first
+/// byte lies on the volume (0: nowhere), and whether it reads as zeros without being looked at.
+pub type Piece = (u64, u64, u32, u64, bool);
 
 /// Everything that dissect.vmfs finds on the volume that `devices` make up.
 ///

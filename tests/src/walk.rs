@@ -1,9 +1,56 @@
 //! Everything on a volume, found without trusting it.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
+use std::path::Path;
 use std::sync::Arc;
 
+use vmfs_core::format::FileKind;
 use vmfs_core::fs::{FileSystem, FsError, Inode};
+use vmfs_core::lvm::open_paths;
+use vmfs_core::scsi::Access;
+
+/// The file system on `devices`, opened to be read.
+///
+/// # Panics
+/// When it can't be.
+pub fn open<P: AsRef<Path>>(devices: &[P]) -> FileSystem {
+    let volume = open_paths(devices, Access::ReadOnly).expect("volume");
+    FileSystem::open(volume).expect("file system")
+}
+
+/// Every file below the root by its path, directories included.
+///
+/// # Panics
+/// When one can't be read.
+pub fn all_files(fs: &FileSystem) -> BTreeMap<String, Arc<Inode>> {
+    let mut files = BTreeMap::new();
+    let errors = walk(fs, usize::MAX, &mut |path, inode| {
+        files.insert(path.to_owned(), Arc::clone(inode));
+    });
+    assert!(errors.is_empty(), "{errors:?}");
+    files
+}
+
+/// A number for everything that a file system holds: metadata, and contents at both ends.
+///
+/// # Panics
+/// When a file can't be read.
+pub fn fingerprint(fs: &FileSystem) -> u32 {
+    const PIECE: usize = 1 << 20;
+    let mut hasher = crc32fast::Hasher::new();
+    for (path, inode) in all_files(fs) {
+        hasher.update(format!("{path} {:?} {:?}", inode.fd(), inode.meta()).as_bytes());
+        if inode.kind() == FileKind::Rdm {
+            continue;
+        }
+        let mut bytes = vec![0; PIECE];
+        for offset in [0, inode.length().saturating_sub(PIECE as u64)] {
+            let read = fs.read(&inode, offset, &mut bytes).expect("read");
+            hasher.update(&bytes[..read]);
+        }
+    }
+    hasher.finalize()
+}
 
 /// Calls `visit` with the path and the descriptor of each file below the root, directories
 /// included, until `limit` were seen; returns what could not be read on the way.

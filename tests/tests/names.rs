@@ -11,18 +11,11 @@ use rustix::fs::{Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 use vmfs_core::format::{Family, FdAddr};
 use vmfs_core::fs::{DirEntry, FileSystem, Inode};
-use vmfs_core::lvm::open_paths;
-use vmfs_core::scsi::Access;
 use vmfs_fixtures::mkfs_vmfs::Options;
 use vmfs_fixtures::{Content, Fixture, FixtureBuilder, Kind, colliding_names, names_in_one_slot};
 use vmfs_tests::images::esxi_volume;
 use vmfs_tests::random::Random;
-use vmfs_tests::walk::walk;
-
-fn open<P: AsRef<Path>>(devices: &[P]) -> FileSystem {
-    let volume = open_paths(devices, Access::ReadOnly).expect("volume");
-    FileSystem::open(volume).expect("file system")
-}
+use vmfs_tests::walk::{open, walk};
 
 /// Up to `most` entries from position `from` on.
 fn list(fs: &FileSystem, directory: &Inode, from: u64, most: usize) -> Vec<DirEntry> {
