@@ -1,5 +1,9 @@
 //! The hosts of a volume, as its heartbeat slots show them (FORMAT.md, "Heartbeats").
 
+mod host;
+
+pub use host::{Clock, HostConfig, SystemClock};
+
 use zerocopy::FromBytes;
 
 use crate::format::{Heartbeat, HeartbeatState, Layout, Uuid, text};

@@ -1,7 +1,7 @@
 use rustix::io::Errno;
 
 use crate::file::FileError;
-use crate::format::Damage;
+use crate::format::{Damage, FdAddr};
 use crate::lvm::LvmError;
 use crate::resource::MetaError;
 
@@ -31,6 +31,56 @@ pub enum FsError {
         /// What the format allows.
         max: usize,
     },
+    /// The name is there already.
+    #[error("{}: file exists", String::from_utf8_lossy(name))]
+    Exists {
+        /// The name.
+        name: Vec<u8>,
+    },
+    /// The directory has entries.
+    #[error("directory {fd} isn't empty")]
+    NotEmpty {
+        /// The directory.
+        fd: FdAddr,
+    },
+    /// The file is a directory, and the call isn't for those.
+    #[error("{fd} is a directory")]
+    IsDirectory {
+        /// The directory.
+        fd: FdAddr,
+    },
+    /// The volume is open for reading only.
+    #[error("the volume is mounted read-only")]
+    ReadOnly,
+    /// A system file, which only the file system itself may change.
+    #[error("{fd} is a system file, which can't be changed")]
+    SystemFile {
+        /// The file.
+        fd: FdAddr,
+    },
+    /// The call makes no sense.
+    #[error("{0}")]
+    Invalid(&'static str),
+    /// The format has no such thing.
+    #[error("VMFS has no {0}")]
+    Unsupported(&'static str),
+    /// The file would get longer than the format allows.
+    #[error("file {fd} can't be longer than {max} bytes")]
+    TooLarge {
+        /// The file.
+        fd: FdAddr,
+        /// What the format allows.
+        max: u64,
+    },
+    /// The file has as many names as it can have.
+    #[error("file {fd} can't have more names")]
+    TooManyLinks {
+        /// The file.
+        fd: FdAddr,
+    },
+    /// The volume can't be opened for writing.
+    #[error("can't write to this volume: {0}")]
+    NotWritable(String),
     /// A path leads through too many symbolic links.
     #[error("{}: too many levels of symbolic links", String::from_utf8_lossy(path))]
     Loop {
@@ -51,6 +101,15 @@ impl FsError {
             Self::File(FileError::RawDisk { .. }) => Errno::NXIO,
             Self::File(FileError::Meta(_)) | Self::Volume(_) => Errno::IO,
             Self::NotFound { .. } => Errno::NOENT,
+            Self::Exists { .. } => Errno::EXIST,
+            Self::NotEmpty { .. } => Errno::NOTEMPTY,
+            Self::IsDirectory { .. } => Errno::ISDIR,
+            Self::ReadOnly | Self::NotWritable(_) => Errno::ROFS,
+            Self::SystemFile { .. } => Errno::PERM,
+            Self::Invalid(_) => Errno::INVAL,
+            Self::Unsupported(_) => Errno::OPNOTSUPP,
+            Self::TooLarge { .. } => Errno::FBIG,
+            Self::TooManyLinks { .. } => Errno::MLINK,
             Self::NameTooLong { .. } => Errno::NAMETOOLONG,
             Self::Loop { .. } => Errno::LOOP,
         }

@@ -80,6 +80,18 @@ impl FileSystem {
         })
     }
 
+    /// Opens the file system on `volume` for reading and writing, as `host`.
+    ///
+    /// # Errors
+    /// [`FsError::NotWritable`] with the reason when the volume can only be read.
+    pub fn open_for_writing(
+        volume: Volume,
+        _host: crate::cluster::HostConfig,
+    ) -> Result<Self, FsError> {
+        drop(volume);
+        Err(FsError::NotWritable("not built yet".to_owned()))
+    }
+
     /// The file system descriptor.
     pub fn descriptor(&self) -> &FsDescriptor {
         &self.fsd

@@ -1,10 +1,12 @@
 //! The file system that a front end calls: find, list, read, seek, sizes.
 
+mod changes;
 mod error;
 mod file_system;
 mod path;
 mod stat;
 
+pub use changes::{Allocate, Changes, Creator, Rename};
 pub use error::FsError;
 pub use file_system::FileSystem;
 pub use stat::Stat;
