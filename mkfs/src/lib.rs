@@ -32,7 +32,6 @@
 //! through pointer blocks, as ESXi does with `.sbc.sf`.
 
 mod apply;
-mod clusters;
 mod descriptors;
 mod devices;
 mod directories;
@@ -48,8 +47,6 @@ mod steps;
 mod system_files;
 
 pub use apply::{Target, apply};
-pub use clusters::ClusterImage;
-pub use descriptors::FdImage;
 pub use devices::{DeviceLayout, Segment};
 pub use directories::{DirBlock, entry6};
 pub use grow::{GrowError, GrownFileSystem, contents_of, grow_file_system, refuse_in_use};

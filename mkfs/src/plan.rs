@@ -1,6 +1,5 @@
-use vmfs_core::format::{Family, FdAddr, FsDescriptor, Layout, ResourceKind, Uuid};
+use vmfs_core::format::{ClusterImage, Family, FdAddr, FsDescriptor, Layout, ResourceKind, Uuid};
 
-use super::clusters::ClusterImage;
 use super::descriptors::{self, VolumeIds};
 use super::devices::{self, DeviceLayout, Segment};
 use super::identity::Identity;
@@ -209,7 +208,7 @@ impl Plan {
     /// cluster that has none yet, because its large block isn't broken up.
     pub fn cluster(&self, file: &ResourceFileLayout, cluster: u64) -> Option<ClusterImage> {
         let address = self.cluster_offset(file, cluster)?;
-        let mut image = ClusterImage::new(&self.layout, file, cluster, address);
+        let mut image = ClusterImage::new(&self.layout, file.shape(cluster), cluster, address);
         let per_cluster = u64::from(file.header.resources_per_cluster.get());
         let first = cluster * per_cluster;
         match file.kind {

@@ -1,7 +1,7 @@
 //! How many resources of each kind a volume has, and the headers of the files they lie in.
 
 use vmfs_core::format::{
-    Family, LockKind, RFMD_SIGNATURE, ResourceHeader, ResourceKind, SystemFile,
+    ClusterShape, Family, RFMD_SIGNATURE, ResourceHeader, ResourceKind, SystemFile,
 };
 use zerocopy::FromZeros;
 
@@ -32,16 +32,12 @@ pub struct ResourceFileLayout {
 }
 
 impl ResourceFileLayout {
-    /// The lock type of the file's clusters.
-    pub fn lock_kind(&self) -> LockKind {
-        match self.kind {
-            ResourceKind::FileBlock => LockKind::FileBlocks,
-            ResourceKind::SubBlock => LockKind::SubBlocks,
-            ResourceKind::PointerBlock => LockKind::PointerBlocks,
-            ResourceKind::FileDescriptor => LockKind::FileDescriptors,
-            ResourceKind::PointerBlock2 => LockKind::PointerBlocks2,
-            ResourceKind::JournalBlock => LockKind::Journals,
-            ResourceKind::LargeFileBlock => LockKind::LargeFileBlocks,
+    /// What cluster `cluster` holds.
+    pub fn shape(&self, cluster: u64) -> ClusterShape {
+        ClusterShape {
+            kind: self.kind,
+            bits: self.header.bits_per_resource(),
+            total: self.total_in(cluster),
         }
     }
 

@@ -1,11 +1,11 @@
 //! The writes that make a planned volume.
 
 use vmfs_core::format::{
-    DEVICE_HEADER_OFFSET, FS_DESCRIPTOR_OFFSET, Family, FdAddr, LockKind, ResourceKind, SystemFile,
+    DEVICE_HEADER_OFFSET, DiskLock, FS_DESCRIPTOR_OFFSET, Family, FdAddr, LockKind, ResourceKind,
+    SystemFile,
 };
 use zerocopy::IntoBytes;
 
-use super::clusters::fresh_lock;
 use super::options::LvmVersion;
 use super::plan::Plan;
 use super::{descriptors, directories};
@@ -292,7 +292,7 @@ impl Plan {
                         let mut bytes = Vec::new();
                         for offset in (first..end).step_by(md as usize) {
                             let address = file.volume_offset(offset).unwrap_or_default();
-                            let mut lock = fresh_lock(LockKind::Journals, address);
+                            let mut lock = DiskLock::fresh(LockKind::Journals, address);
                             lock.kind = KIND.into();
                             bytes.extend_from_slice(lock.as_bytes());
                             bytes.resize((offset - first + md) as usize, 0);

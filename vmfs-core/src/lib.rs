@@ -8,6 +8,7 @@
 //! - [`lvm`]: devices and the logical volume that they make up.
 //! - [`format`]: on-disk structures and addresses.
 //! - [`cluster`]: the hosts that have the volume mounted.
+//! - [`journal`]: metadata, read through a cache and changed in transactions.
 //! - [`resource`]: resource files: where file descriptors, sub-blocks and pointer blocks lie.
 //! - [`file`]: file descriptors, block maps and directories.
 //! - [`fs`]: the file system that a front end calls.
@@ -16,6 +17,7 @@ pub mod cluster;
 pub mod file;
 pub mod format;
 pub mod fs;
+pub mod journal;
 pub mod lvm;
 pub mod resource;
 pub mod scsi;

@@ -4,7 +4,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// From the bottom up. `format` is below `lvm`: see docs/decisions/0001.
-const FLOORS: [&str; 7] = ["scsi", "format", "lvm", "cluster", "resource", "file", "fs"];
+const FLOORS: [&str; 8] = [
+    "scsi", "format", "lvm", "cluster", "journal", "resource", "file", "fs",
+];
 
 #[test]
 fn every_floor_uses_only_those_below() {

@@ -7,9 +7,9 @@ use vmfs_core::lvm::{Volume, VolumeOffset};
 use vmfs_core::resource::MetaError;
 use zerocopy::IntoBytes;
 
-use super::super::descriptors::FdImage;
 use super::super::resources::{ResourceFileLayout, file_length};
 use super::{GrowError, Target, layout_of};
+use vmfs_core::format::FdImage;
 
 /// `.fbb.sf` of a volume, to be changed.
 #[derive(Debug)]

@@ -1,10 +1,10 @@
 use vmfs_core::format::SystemFile;
 use vmfs_core::lvm::VolumeOffset;
 
-use super::super::clusters::ClusterImage;
 use super::super::resources::{MAX_CONVERTED, ResourceFileLayout};
 use super::block_file::BlockFile;
 use super::{GrowError, Target};
+use vmfs_core::format::ClusterImage;
 
 /// Bytes written at once, at most.
 const AT_ONCE: usize = 1 << 20;
@@ -130,11 +130,16 @@ impl<'a, 'b> Writer<'a, 'b> {
             .file
             .place(old.header.cluster_header_offset(cluster, size))?;
         if cluster >= old.header.clusters() {
-            return Ok(ClusterImage::new(layout, old, cluster, place.0));
+            return Ok(ClusterImage::new(
+                layout,
+                old.shape(cluster),
+                cluster,
+                place.0,
+            ));
         }
         let mut bytes = vec![0; size as usize];
         self.file.volume.read(place, &mut bytes)?;
-        Ok(ClusterImage::from_bytes(layout, old, cluster, bytes))
+        Ok(ClusterImage::from_bytes(layout, old.shape(cluster), bytes))
     }
 
     /// Writes the header of file block cluster `cluster` as `target` has it.

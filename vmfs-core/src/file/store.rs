@@ -5,7 +5,8 @@ use quick_cache::sync::Cache;
 use super::error::FileError;
 use super::inode::Inode;
 use crate::format::FdAddr;
-use crate::resource::{MetaReader, Resources, read_fd};
+use crate::journal::MetaReader;
+use crate::resource::{Resources, read_fd};
 
 /// File descriptors kept in memory, about 1 KiB each but for those with many addresses.
 const CACHED_INODES: usize = 12_288;

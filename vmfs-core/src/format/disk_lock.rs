@@ -1,6 +1,7 @@
 use zerocopy::little_endian::{U32, U64};
-use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
+use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout, Unaligned};
 
+use super::address::ResourceKind;
 use super::uuid::Uuid;
 
 /// The disk lock that begins every file descriptor and resource cluster
@@ -93,7 +94,32 @@ pub enum LockMode {
     Unknown(u32),
 }
 
+impl LockKind {
+    /// The kind that a cluster of such resources has.
+    pub const fn of_cluster(kind: ResourceKind) -> Self {
+        match kind {
+            ResourceKind::FileBlock => Self::FileBlocks,
+            ResourceKind::SubBlock => Self::SubBlocks,
+            ResourceKind::PointerBlock => Self::PointerBlocks,
+            ResourceKind::FileDescriptor => Self::FileDescriptors,
+            ResourceKind::PointerBlock2 => Self::PointerBlocks2,
+            ResourceKind::JournalBlock => Self::Journals,
+            ResourceKind::LargeFileBlock => Self::LargeFileBlocks,
+        }
+    }
+}
+
 impl DiskLock {
+    /// A lock that nobody has held, at volume offset `address`.
+    pub fn fresh(kind: LockKind, address: u64) -> Self {
+        let mut lock = Self::new_zeroed();
+        lock.kind = (kind as u32).into();
+        lock.address = address.into();
+        lock.token = 1.into();
+        lock.mtime = 1.into();
+        lock
+    }
+
     /// How the lock is held.
     pub fn mode(&self) -> LockMode {
         match self.mode.get() {

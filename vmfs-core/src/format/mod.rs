@@ -5,10 +5,12 @@
 
 mod address;
 mod cluster;
+mod cluster_image;
 mod damage;
 mod directory5;
 mod directory6;
 mod disk_lock;
+mod fd_image;
 mod file_descriptor;
 mod fs_descriptor;
 mod heartbeat;
@@ -21,6 +23,7 @@ mod uuid;
 
 pub use address::{BlockAddr, FdAddr, ResourceKind};
 pub use cluster::{ClusterHeader, ClusterMeta5, ClusterMeta6, RCMD_SIGNATURE};
+pub use cluster_image::{ClusterImage, ClusterShape};
 pub use damage::{At, Damage};
 pub use directory5::DirEntry5;
 pub use directory6::{
@@ -29,6 +32,7 @@ pub use directory6::{
     MAP_NIBBLE_NOT_WRITTEN, MAX_MAP_BLOCKS,
 };
 pub use disk_lock::{DiskLock, LockHolder, LockKind, LockMode};
+pub use fd_image::FdImage;
 pub use file_descriptor::{FDMD_SIGNATURE, FileKind, FileMetadata, RdmMapping, ZeroLevel};
 pub use fs_descriptor::{FS_DESCRIPTOR_OFFSET, FsConfig, FsDescriptor, VMFS_MAGIC, VMFSL_MAGIC};
 pub use heartbeat::{

@@ -8,8 +8,9 @@ use super::error::FsError;
 use crate::cluster::{self, Host};
 use crate::file::{DirEntry, Directory, FileError, FileStore, Inode, SeekTo};
 use crate::format::{FS_DESCRIPTOR_OFFSET, Family, FdAddr, FileKind, FsDescriptor, Layout};
+use crate::journal::MetaReader;
 use crate::lvm::{Volume, VolumeOffset};
-use crate::resource::{MetaReader, Resources, Run, Space};
+use crate::resource::{Resources, Run, Space};
 
 /// Memory for name indexes of directories without a hash table, in bytes.
 const INDEX_MEMORY: u64 = 24 << 20;

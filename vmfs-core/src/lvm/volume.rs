@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::device::Device;
 use super::error::LvmError;
 use crate::format::{Uuid, VolTableEntry, VolumeState, text};
-use crate::scsi::{DeviceOffset, Lun, LunError};
+use crate::scsi::{Access, DeviceOffset, Lun, LunError};
 
 /// A byte offset on the logical volume.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize)]
@@ -220,6 +220,21 @@ impl Volume {
         self.for_each_piece(offset, data.len(), |lun, at, range| {
             lun.write(at, &data[range])
         })
+    }
+
+    /// Stores `length` zero bytes at `offset`; a range may cross devices. Durable after
+    /// [`Volume::flush`].
+    pub fn write_zeros(&self, offset: VolumeOffset, length: u64) -> Result<(), LvmError> {
+        self.for_each_piece(offset, length as usize, |lun, at, range| {
+            lun.write_zeros(at, range.len() as u64)
+        })
+    }
+
+    /// Whether every LUN can be written to.
+    pub fn is_writable(&self) -> bool {
+        self.luns
+            .iter()
+            .all(|lun| lun.access() == Access::ReadWrite)
     }
 
     /// Returns once every write that was answered before is durable.

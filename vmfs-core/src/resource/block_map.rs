@@ -1,9 +1,9 @@
 use std::sync::Arc;
 
 use super::error::MetaError;
-use super::meta_reader::MetaReader;
 use super::system::PointerSources;
 use crate::format::{At, BlockAddr, Damage, FileMetadata, Layout, ResourceKind, ZeroLevel};
+use crate::journal::MetaReader;
 use crate::lvm::VolumeOffset;
 
 /// Where a run of a file's bytes is.

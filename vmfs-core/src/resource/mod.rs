@@ -6,14 +6,12 @@
 
 mod block_map;
 mod error;
-mod meta_reader;
 mod resource_file;
 mod space;
 mod system;
 
 pub use block_map::{BlockMap, Place, Run};
 pub use error::MetaError;
-pub use meta_reader::MetaReader;
 pub use resource_file::ResourceFile;
 pub use space::Space;
 pub use system::{PointerSources, Resources, read_fd};

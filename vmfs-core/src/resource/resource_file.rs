@@ -1,8 +1,8 @@
 use super::block_map::{BlockMap, Place};
 use super::error::MetaError;
-use super::meta_reader::MetaReader;
 use super::system::PointerSources;
 use crate::format::{At, ClusterHeader, Damage, ResourceHeader, ResourceKind};
+use crate::journal::MetaReader;
 use crate::lvm::VolumeOffset;
 
 /// A resource file: its header and where its parts lie.

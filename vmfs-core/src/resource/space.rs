@@ -1,7 +1,7 @@
 use super::error::MetaError;
-use super::meta_reader::MetaReader;
 use super::resource_file::ResourceFile;
 use super::system::Resources;
+use crate::journal::MetaReader;
 
 /// How much of a volume is free.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize)]

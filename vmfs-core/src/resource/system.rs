@@ -2,11 +2,11 @@ use std::sync::Arc;
 
 use super::block_map::BlockMap;
 use super::error::MetaError;
-use super::meta_reader::MetaReader;
 use super::resource_file::ResourceFile;
 use crate::format::{
     At, Damage, Family, FdAddr, FileMetadata, FsDescriptor, ResourceKind, SystemFile,
 };
+use crate::journal::MetaReader;
 use crate::lvm::VolumeOffset;
 
 /// The resource files that pointer blocks and sub-blocks lie in.

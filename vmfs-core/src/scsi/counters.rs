@@ -8,6 +8,8 @@ pub struct Counters {
     pub reads: OpCounter,
     /// WRITE commands.
     pub writes: OpCounter,
+    /// WRITE SAME commands with zeros.
+    pub zeroings: OpCounter,
     /// SYNCHRONIZE CACHE commands.
     pub flushes: OpCounter,
 }
@@ -41,6 +43,8 @@ pub struct Snapshot {
     pub reads: OpSnapshot,
     /// WRITE commands.
     pub writes: OpSnapshot,
+    /// WRITE SAME commands with zeros.
+    pub zeroings: OpSnapshot,
     /// SYNCHRONIZE CACHE commands.
     pub flushes: OpSnapshot,
 }
@@ -51,6 +55,7 @@ impl Counters {
         Snapshot {
             reads: self.reads.snapshot(),
             writes: self.writes.snapshot(),
+            zeroings: self.zeroings.snapshot(),
             flushes: self.flushes.snapshot(),
         }
     }

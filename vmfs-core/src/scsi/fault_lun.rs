@@ -20,6 +20,23 @@ impl<L: Lun> FaultLun<L> {
     pub fn new(base: L, writes_left: std::sync::Arc<AtomicU64>) -> Self {
         Self { base, writes_left }
     }
+
+    /// Counts one write, or fails it.
+    fn take(&self, offset: DeviceOffset, length: usize) -> Result<(), LunError> {
+        let taken = self
+            .writes_left
+            .fetch_update(SeqCst, SeqCst, |left| left.checked_sub(1));
+        if taken.is_ok() {
+            return Ok(());
+        }
+        Err(LunError::Io {
+            lun: self.name().to_owned(),
+            operation: "write",
+            offset,
+            length,
+            source: io::Error::other("the LUN was cut off on purpose"),
+        })
+    }
 }
 
 impl<L: Lun> Lun for FaultLun<L> {
@@ -48,19 +65,13 @@ impl<L: Lun> Lun for FaultLun<L> {
     }
 
     fn write(&self, offset: DeviceOffset, data: &[u8]) -> Result<(), LunError> {
-        let taken = self
-            .writes_left
-            .fetch_update(SeqCst, SeqCst, |left| left.checked_sub(1));
-        if taken.is_err() {
-            return Err(LunError::Io {
-                lun: self.name().to_owned(),
-                operation: "write",
-                offset,
-                length: data.len(),
-                source: io::Error::other("the LUN was cut off on purpose"),
-            });
-        }
+        self.take(offset, data.len())?;
         self.base.write(offset, data)
+    }
+
+    fn write_zeros(&self, offset: DeviceOffset, length: u64) -> Result<(), LunError> {
+        self.take(offset, length as usize)?;
+        self.base.write_zeros(offset, length)
     }
 
     fn flush(&self) -> Result<(), LunError> {

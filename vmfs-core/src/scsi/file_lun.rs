@@ -116,6 +116,22 @@ impl FileLun {
         self.file.write_all_at(&bounce, start)
     }
 
+    /// An image gets a hole, a device zeros it by itself; where neither works zeros are written.
+    fn zero_all(&self, offset: DeviceOffset, length: u64) -> io::Result<()> {
+        use rustix::fs::FallocateFlags;
+        const CHUNK: u64 = 1 << 20;
+        let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+        if rustix::fs::fallocate(&self.file, flags, offset.0, length).is_ok() {
+            return Ok(());
+        }
+        let zeros = AlignedBuf::new(length.min(CHUNK) as usize);
+        for start in (0..length).step_by(CHUNK as usize) {
+            let part = CHUNK.min(length - start) as usize;
+            self.write_all(offset + start, &zeros[..part])?;
+        }
+        Ok(())
+    }
+
     fn io_error(
         &self,
         operation: &'static str,
@@ -173,6 +189,19 @@ impl Lun for FileLun {
             .writes
             .count(data.len(), || self.write_all(offset, data))
             .map_err(self.io_error("write", offset, data.len()))
+    }
+
+    fn write_zeros(&self, offset: DeviceOffset, length: u64) -> Result<(), LunError> {
+        if self.access == Access::ReadOnly {
+            return Err(LunError::ReadOnly {
+                lun: self.name.clone(),
+            });
+        }
+        check_range(self, offset, length as usize)?;
+        self.counters
+            .zeroings
+            .count(length as usize, || self.zero_all(offset, length))
+            .map_err(self.io_error("zeroing", offset, length as usize))
     }
 
     fn flush(&self) -> Result<(), LunError> {

@@ -61,6 +61,18 @@ pub trait Lun: Send + Sync + fmt::Debug {
     /// Stores `data` at `offset`; durable only after [`Lun::flush`].
     fn write(&self, offset: DeviceOffset, data: &[u8]) -> Result<(), LunError>;
 
+    /// Stores `length` zero bytes at `offset`, as WRITE SAME does; durable only after
+    /// [`Lun::flush`].
+    fn write_zeros(&self, offset: DeviceOffset, length: u64) -> Result<(), LunError> {
+        const CHUNK: u64 = 1 << 20;
+        let zeros = vec![0; length.min(CHUNK) as usize];
+        for start in (0..length).step_by(CHUNK as usize) {
+            let part = CHUNK.min(length - start) as usize;
+            self.write(offset + start, &zeros[..part])?;
+        }
+        Ok(())
+    }
+
     /// Returns once every write that was answered before is durable.
     fn flush(&self) -> Result<(), LunError>;
 
@@ -95,6 +107,10 @@ impl<L: Lun + ?Sized> Lun for std::sync::Arc<L> {
 
     fn write(&self, offset: DeviceOffset, data: &[u8]) -> Result<(), LunError> {
         (**self).write(offset, data)
+    }
+
+    fn write_zeros(&self, offset: DeviceOffset, length: u64) -> Result<(), LunError> {
+        (**self).write_zeros(offset, length)
     }
 
     fn flush(&self) -> Result<(), LunError> {

@@ -123,6 +123,21 @@ impl Lun for MemoryLun {
         })
     }
 
+    fn write_zeros(&self, offset: DeviceOffset, length: u64) -> Result<(), LunError> {
+        check_range(self, offset, length as usize)?;
+        self.counters.zeroings.count(length as usize, || {
+            let mut pages = self.pages.write().unwrap_or_else(PoisonError::into_inner);
+            for_each_page(offset.0, length as usize, |number, inside, range| {
+                if range.len() == PAGE {
+                    pages.remove(&number);
+                } else if let Some(page) = pages.get_mut(&number) {
+                    page[inside..inside + range.len()].fill(0);
+                }
+            });
+            Ok(())
+        })
+    }
+
     fn flush(&self) -> Result<(), LunError> {
         self.counters.flushes.count(0, || Ok(()))
     }

@@ -79,6 +79,11 @@ impl Lun for PartitionLun {
         self.parent.write(offset + self.start, data)
     }
 
+    fn write_zeros(&self, offset: DeviceOffset, length: u64) -> Result<(), LunError> {
+        check_range(self, offset, length as usize)?;
+        self.parent.write_zeros(offset + self.start, length)
+    }
+
     fn flush(&self) -> Result<(), LunError> {
         self.parent.flush()
     }

@@ -1,10 +1,11 @@
-use vmfs_core::format::{
-    ClusterMeta5, ClusterMeta6, DiskLock, Family, FdAddr, Layout, LockKind, RCMD_SIGNATURE,
-    ResourceKind,
-};
-use zerocopy::{FromBytes, FromZeros, IntoBytes};
+//! A resource cluster's header as something to change.
 
-use super::resources::ResourceFileLayout;
+use zerocopy::{FromBytes, IntoBytes};
+
+use super::address::{FdAddr, ResourceKind};
+use super::cluster::{ClusterMeta5, ClusterMeta6, RCMD_SIGNATURE};
+use super::disk_lock::{DiskLock, LockKind};
+use super::layout::{Family, Layout};
 
 /// Where affinity entries start in a small file block cluster's metadata block.
 const SMALL_BLOCK_AFFINITY: usize = 0x948;
@@ -17,14 +18,15 @@ const LARGE_BLOCK_AFFINITY: usize = 0xe0;
 /// State of a large file block that is broken up into small ones.
 const CONVERTED: u32 = 4;
 
-/// A lock that nobody has held, at volume offset `address`.
-pub(crate) fn fresh_lock(kind: LockKind, address: u64) -> DiskLock {
-    let mut lock = DiskLock::new_zeroed();
-    lock.kind = (kind as u32).into();
-    lock.address = address.into();
-    lock.token = 1.into();
-    lock.mtime = 1.into();
-    lock
+/// What a cluster holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ClusterShape {
+    /// What its resources are.
+    pub kind: ResourceKind,
+    /// Bits of a resource in the bitmap.
+    pub bits: u32,
+    /// Resources in it.
+    pub total: u32,
 }
 
 /// A resource cluster's header, in memory, its bitmap and counts kept in step.
@@ -39,19 +41,19 @@ pub struct ClusterImage {
 }
 
 impl ClusterImage {
-    /// The header of cluster `cluster` of `file`, all resources free, which will lie at volume
-    /// offset `address`.
-    pub fn new(layout: &Layout, file: &ResourceFileLayout, cluster: u64, address: u64) -> Self {
+    /// The header of cluster `cluster`, all resources free, which will lie at volume offset
+    /// `address`.
+    pub fn new(layout: &Layout, shape: ClusterShape, cluster: u64, address: u64) -> Self {
         let md = layout.md_block as usize;
         let mut image = Self {
             family: layout.family,
-            kind: file.kind,
+            kind: shape.kind,
             md,
-            bits: file.header.bits_per_resource(),
-            total: file.total_in(cluster),
+            bits: shape.bits,
+            total: shape.total,
             bytes: vec![0; 2 * md],
         };
-        let lock = fresh_lock(file.lock_kind(), address);
+        let lock = DiskLock::fresh(LockKind::of_cluster(shape.kind), address);
         image.bytes[..size_of::<DiskLock>()].copy_from_slice(lock.as_bytes());
         let total = image.total;
         if image.family == Family::Vmfs6 {
@@ -86,19 +88,14 @@ impl ClusterImage {
 
     /// A header that was read back from the volume, [`Layout::cluster_header_size`] bytes; missing
     /// ones are zeros.
-    pub fn from_bytes(
-        layout: &Layout,
-        file: &ResourceFileLayout,
-        cluster: u64,
-        mut bytes: Vec<u8>,
-    ) -> Self {
+    pub fn from_bytes(layout: &Layout, shape: ClusterShape, mut bytes: Vec<u8>) -> Self {
         bytes.resize(layout.cluster_header_size() as usize, 0);
         Self {
             family: layout.family,
-            kind: file.kind,
+            kind: shape.kind,
             md: layout.md_block as usize,
-            bits: file.header.bits_per_resource(),
-            total: file.total_in(cluster),
+            bits: shape.bits,
+            total: shape.total,
             bytes,
         }
     }
@@ -183,7 +180,7 @@ impl ClusterImage {
 
     /// Makes the cluster one of `total` resources, the new ones free, unless it has as many
     /// already.
-    pub(crate) fn grow_to(&mut self, total: u32) {
+    pub fn grow_to(&mut self, total: u32) {
         let before = if self.family == Family::Vmfs6 {
             u32::from(self.meta6().total.get())
         } else {
@@ -210,7 +207,7 @@ impl ClusterImage {
     }
 
     /// Whether the large file block `resource` is broken up into small ones.
-    pub(crate) fn is_converted(&self, resource: u32) -> bool {
+    pub fn is_converted(&self, resource: u32) -> bool {
         resource < self.total && self.state(resource) & CONVERTED != 0
     }
 

@@ -1,0 +1,190 @@
+use bincode::{Decode, Encode};
+
+use super::codec::{self, Redo};
+use crate::format::{At, Damage, Uuid};
+use crate::lvm::{LvmError, Volume, VolumeOffset};
+
+/// Starts the journal block of a host that keeps its journal as this module does.
+const MAGIC: &[u8; 16] = b"OpenVMFS journal";
+const VERSION: u32 = 1;
+/// Bytes of the header's place; transactions follow.
+const HEADER_SIZE: u64 = 4096;
+/// No version has a larger journal block.
+const MAX_LENGTH: u64 = 16 << 20;
+
+/// Whose journal it is: at the start of the journal block.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct JournalHeader {
+    version: u32,
+    host: [u8; 16],
+    /// Volume offset of the host's heartbeat slot.
+    pub heartbeat: u64,
+    /// Generation of that slot.
+    pub generation: u64,
+    /// Bytes of the journal block.
+    pub length: u64,
+    /// Tells this use of the block from earlier ones.
+    pub key: u64,
+}
+
+impl JournalHeader {
+    /// The header of a journal of `length` bytes that the host with this heartbeat starts now.
+    pub fn new(host: Uuid, heartbeat: u64, generation: u64, length: u64, key: u64) -> Self {
+        let mut bytes = [0; 16];
+        bytes.copy_from_slice(zerocopy::IntoBytes::as_bytes(&host));
+        Self {
+            version: VERSION,
+            host: bytes,
+            heartbeat,
+            generation,
+            length: length.min(MAX_LENGTH),
+            key,
+        }
+    }
+
+    /// The header of the journal block at `place`; `None` when it is of another kind, or none.
+    pub fn read(volume: &Volume, place: VolumeOffset) -> Result<Option<Self>, LvmError> {
+        let mut block = vec![0; HEADER_SIZE as usize];
+        volume.read(place, &mut block)?;
+        let Some(rest) = block.strip_prefix(MAGIC) else {
+            return Ok(None);
+        };
+        let (sum, content) = rest.split_at(4);
+        let config = bincode::config::standard().with_fixed_int_encoding();
+        let header: Option<(Self, usize)> = bincode::decode_from_slice(content, config).ok();
+        Ok(header
+            .filter(|(header, used)| {
+                sum == crc32fast::hash(&content[..*used]).to_le_bytes()
+                    && header.version == VERSION
+                    && (2 * HEADER_SIZE..=MAX_LENGTH).contains(&header.length)
+            })
+            .map(|(header, _)| header))
+    }
+
+    /// Whether the host with this UUID and generation of its slot wrote it.
+    pub fn is_of(&self, host: Uuid, generation: u64) -> bool {
+        self.host == *zerocopy::IntoBytes::as_bytes(&host) && self.generation == generation
+    }
+
+    fn write(&self, volume: &Volume, place: VolumeOffset) -> Result<(), LvmError> {
+        let config = bincode::config::standard().with_fixed_int_encoding();
+        let content = bincode::encode_to_vec(self, config).expect("a header of fixed size");
+        let mut block = MAGIC.to_vec();
+        block.extend_from_slice(&crc32fast::hash(&content).to_le_bytes());
+        block.extend_from_slice(&content);
+        block.resize(HEADER_SIZE as usize, 0);
+        volume.write(place, &block)
+    }
+}
+
+/// The part of the journal block where transactions are appended, over and over from its start.
+#[derive(Debug)]
+pub struct Log {
+    start: VolumeOffset,
+    length: u64,
+    key: u64,
+    position: u64,
+}
+
+impl Log {
+    /// Starts a journal in the block at `place`, which nobody uses.
+    pub fn create(
+        volume: &Volume,
+        place: VolumeOffset,
+        header: &JournalHeader,
+    ) -> Result<Self, LvmError> {
+        header.write(volume, place)?;
+        volume.flush()?;
+        Ok(Self::of(place, header))
+    }
+
+    fn of(place: VolumeOffset, header: &JournalHeader) -> Self {
+        Self {
+            start: place + HEADER_SIZE,
+            length: header.length - HEADER_SIZE,
+            key: header.key,
+            position: 0,
+        }
+    }
+
+    /// Bytes that a transaction may have: three fit before the log has to start again.
+    pub(super) fn limit(&self) -> u64 {
+        self.length / 3
+    }
+
+    /// Whether most of the log is written.
+    pub(super) fn is_getting_full(&self) -> bool {
+        self.position > self.length / 2
+    }
+
+    /// The transaction in bytes; `None` when it doesn't fit behind the last one.
+    pub(super) fn encode(&self, redo: &Redo, sequence: u64) -> Option<Vec<u8>> {
+        let bytes = codec::encode(redo, sequence, self.key);
+        (self.position + bytes.len() as u64 <= self.length).then_some(bytes)
+    }
+
+    /// Writes what [`Log::encode`] gave behind the last transaction.
+    pub(super) fn append(&mut self, volume: &Volume, bytes: &[u8]) -> Result<(), LvmError> {
+        volume.write(self.start + self.position, bytes)
+    }
+
+    /// What was appended is durable.
+    pub(super) fn advance(&mut self, bytes: usize) {
+        self.position += bytes as u64;
+    }
+
+    /// Everything in the log is in place: the next transaction goes to its start.
+    pub(super) fn restart(&mut self) {
+        self.position = 0;
+    }
+
+    /// The transactions in the journal at `place`, in order.
+    pub(super) fn read_all(
+        volume: &Volume,
+        place: VolumeOffset,
+        header: &JournalHeader,
+    ) -> Result<Vec<Redo>, LvmError> {
+        let log = Self::of(place, header);
+        let mut bytes = vec![0; log.length as usize];
+        volume.read(log.start, &mut bytes)?;
+        let mut found = Vec::new();
+        let mut at = 0;
+        let mut expected = None;
+        while let Some((redo, sequence, length)) = codec::decode(&bytes[at..], log.key) {
+            // An older number is what an earlier round left behind.
+            if expected.is_some_and(|expected| expected != sequence) {
+                break;
+            }
+            expected = Some(sequence + 1);
+            found.push(redo);
+            at += length;
+            if at >= bytes.len() {
+                break;
+            }
+        }
+        Ok(found)
+    }
+
+    /// Checks that a range which a transaction names lies on the volume, in whole sectors.
+    pub(super) fn check_range(
+        volume: &Volume,
+        place: VolumeOffset,
+        offset: u64,
+        length: u64,
+    ) -> Result<(), Damage> {
+        let whole = offset.is_multiple_of(512) && length.is_multiple_of(512);
+        let end = offset.checked_add(length);
+        if whole && end.is_some_and(|end| end <= volume.size()) {
+            return Ok(());
+        }
+        let expected = "whole sectors of the volume";
+        let found = format!("{length} bytes at {offset:#x}");
+        Err(Damage::new(
+            "journal transaction",
+            At::Volume(place.0),
+            "range",
+            found,
+            expected,
+        ))
+    }
+}

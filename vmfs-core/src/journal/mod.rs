@@ -1,0 +1,23 @@
+//! Metadata: read through a cache, changed in transactions, safe against a cut at any moment.
+//!
+//! A [`Txn`] collects changed sectors. Publishing it makes them visible to every reader at once
+//! and part of the running compound transaction; [`Journal::commit`] writes that to the journal
+//! block, from where a checkpoint brings it in place. [`replay`] does so after a cut.
+
+mod codec;
+mod error;
+mod journal;
+mod log;
+mod meta_reader;
+mod overlay;
+mod patch;
+mod replay;
+mod txn;
+
+pub use error::JournalError;
+pub use journal::Journal;
+pub use log::{JournalHeader, Log};
+pub use meta_reader::MetaReader;
+pub use overlay::Publisher;
+pub use replay::{Replayed, replay};
+pub use txn::Txn;
