@@ -242,7 +242,7 @@ impl Plan {
                     for &(_, resource) in here {
                         image.take(resource);
                         if self.layout.family == Family::Vmfs6 {
-                            image.set_owner(resource, owner.fd);
+                            image.set_owner(resource, Some(owner.fd));
                         }
                     }
                 }

@@ -19,6 +19,8 @@ impl FileStore {
         refuse_raw_disk(inode)?;
         let left = inode.length().saturating_sub(offset);
         let wanted = buf.len().min(usize::try_from(left).unwrap_or(usize::MAX));
+        let is_metadata = self.reader().journal().is_some()
+            && (inode.is_directory() || inode.map().zero_level() == ZeroLevel::Resident);
         let mut done = 0;
         while done < wanted {
             let at = offset + done as u64;
@@ -26,6 +28,8 @@ impl FileStore {
             let length = (wanted - done).min(usize::try_from(run.length).unwrap_or(usize::MAX));
             let part = &mut buf[done..done + length];
             match run.place {
+                // What a journal may hold newer than the volume.
+                Place::Data(place) if is_metadata => self.reader().read(place, part)?,
                 Place::Data(place) => self.reader().volume().read(place, part)?,
                 Place::ToBeZeroed(_) | Place::Hole => part.fill(0),
             }

@@ -1,6 +1,6 @@
 use crate::format::{Damage, FdAddr, FileKind};
 use crate::lvm::LvmError;
-use crate::resource::MetaError;
+use crate::resource::{AllocError, MetaError};
 
 /// A file could not be read.
 #[derive(Debug, thiserror::Error)]
@@ -8,6 +8,17 @@ pub enum FileError {
     /// A structure below is damaged or out of reach.
     #[error(transparent)]
     Meta(#[from] MetaError),
+    /// What the file needs could not be allocated.
+    #[error(transparent)]
+    Alloc(#[from] AllocError),
+    /// The file would get longer than its map or the format allows.
+    #[error("file {fd} can't be longer than {max} bytes")]
+    TooLarge {
+        /// The file.
+        fd: FdAddr,
+        /// What is allowed.
+        max: u64,
+    },
     /// The file is of a kind that can't do what was asked.
     #[error("file {fd} is a {found:?}, not a {wanted}")]
     WrongKind {

@@ -5,6 +5,7 @@ mod content;
 mod directory;
 mod directory5;
 mod directory6;
+pub mod edit;
 mod error;
 mod inode;
 mod store;

@@ -6,6 +6,7 @@ use super::error::FileError;
 use super::inode::Inode;
 use crate::format::FdAddr;
 use crate::journal::MetaReader;
+use crate::lvm::VolumeOffset;
 use crate::resource::{Resources, read_fd};
 
 /// File descriptors kept in memory, about 1 KiB each but for those with many addresses.
@@ -45,14 +46,27 @@ impl FileStore {
         self.inodes.clear();
     }
 
+    /// Reads a file's descriptor again after a change of it; nobody else may change it meanwhile.
+    pub fn refresh(&self, fd: FdAddr) -> Result<Arc<Inode>, FileError> {
+        self.inodes.remove(&fd);
+        self.inode(fd)
+    }
+
+    /// Forgets a file that is gone.
+    pub fn drop_inode(&self, fd: FdAddr) {
+        self.inodes.remove(&fd);
+    }
+
+    /// Where a file's descriptor lies.
+    pub fn place_of(&self, fd: FdAddr) -> Result<VolumeOffset, FileError> {
+        let descriptors = &self.resources.file_descriptors;
+        Ok(descriptors.locate(&self.reader, fd.cluster().into(), fd.resource())?)
+    }
+
     /// The file with this descriptor address, from the cache if it is there.
     pub fn inode(&self, fd: FdAddr) -> Result<Arc<Inode>, FileError> {
         self.inodes.get_or_insert_with(&fd, || {
-            let place = self.resources.file_descriptors.locate(
-                &self.reader,
-                fd.cluster().into(),
-                fd.resource(),
-            )?;
+            let place = self.place_of(fd)?;
             let bytes = read_fd(&self.reader, place)?;
             Ok(Arc::new(Inode::parse(
                 &bytes,

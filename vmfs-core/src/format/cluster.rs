@@ -102,6 +102,8 @@ pub struct ClusterHeader {
     pub total: u32,
     /// Resources of it that are free, as counted by the header itself.
     pub free: u32,
+    /// The last generation that a cluster of file descriptors has given out.
+    pub last_generation: u32,
     bitmap: Vec<u8>,
     bits: u32,
 }
@@ -121,7 +123,7 @@ impl ClusterHeader {
         const NAME: &str = "resource cluster";
         let lock: &DiskLock = super::view(bytes, NAME, at)?;
         let meta = bytes.get(layout.md_block as usize..).unwrap_or_default();
-        let (number, total, free, bitmap) = if layout.family == Family::Vmfs6 {
+        let (number, total, free, last_generation, bitmap) = if layout.family == Family::Vmfs6 {
             let meta: &ClusterMeta6 = super::view(meta, NAME, at)?;
             if meta.signature.get() != RCMD_SIGNATURE {
                 let found = meta.signature.get().into();
@@ -143,6 +145,7 @@ impl ClusterHeader {
                 meta.cluster.get(),
                 meta.total.get().into(),
                 meta.free.get().into(),
+                meta.last_generation.get(),
                 bitmap,
             )
         } else {
@@ -151,6 +154,7 @@ impl ClusterHeader {
                 meta.cluster.get().into(),
                 meta.total.get(),
                 meta.free.get(),
+                meta.last_generation.get(),
                 meta.bitmap.to_vec(),
             )
         };
@@ -191,6 +195,7 @@ impl ClusterHeader {
             cluster,
             total,
             free,
+            last_generation,
             bitmap,
             bits,
         })

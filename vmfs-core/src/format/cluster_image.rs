@@ -157,24 +157,95 @@ impl ClusterImage {
                 break;
             }
         }
-        let used = self.bytes[self.md + SMALL_BLOCK_AFFINITY..]
-            .chunks_exact(8)
-            .take_while(|entry| entry.iter().any(|&byte| byte != 0))
-            .count();
-        // ESXi counts one more than there are.
-        self.meta6().affinity_count = (used as u16 + 1).into();
+        self.count_affinity();
     }
 
-    /// Writes down which file or directory `resource` is for (VMFS6).
-    pub fn set_owner(&mut self, resource: u32, fd: FdAddr) {
-        let base = match self.kind {
-            ResourceKind::PointerBlock2 => POINTER_BLOCK2_AFFINITY,
-            ResourceKind::FileDescriptor | ResourceKind::SubBlock => RESOURCE_AFFINITY,
+    /// Counts the affinity entries up to the last one in use.
+    fn count_affinity(&mut self) {
+        let entries = self.bytes[self.md + SMALL_BLOCK_AFFINITY..].chunks_exact(8);
+        let used = entries
+            .enumerate()
+            .filter(|(_, entry)| entry.iter().any(|&byte| byte != 0))
+            .last()
+            .map_or(0, |(index, _)| index as u16 + 1);
+        // Entry 0, which is kept free, counts as well; none at all counts nothing.
+        self.meta6().affinity_count = if used == 0 { 0 } else { used + 1 }.into();
+    }
+
+    /// Marks `resource` free again; whether it was used. With it goes who it was for.
+    pub fn give_back(&mut self, resource: u32) -> bool {
+        let used = resource < self.total && !self.is_free(resource);
+        if used {
+            self.set_state(resource, 1);
+            if self.family == Family::Vmfs6 {
+                let meta = self.meta6();
+                meta.free = meta.free.get().saturating_add(1).into();
+            } else {
+                let meta = self.meta5();
+                meta.free = meta.free.get().saturating_add(1).into();
+            }
+        }
+        used
+    }
+
+    /// Writes down that file `fd` has `blocks` fewer small file blocks here (VMFS6).
+    pub fn remove_affinity(&mut self, fd: FdAddr, blocks: u32) {
+        let Some(room) = self.bytes.get_mut(self.md + SMALL_BLOCK_AFFINITY..) else {
+            return;
+        };
+        let mut entries = room.chunks_exact_mut(8);
+        if let Some(entry) = entries.find(|entry| entry[..4] == fd.raw().to_le_bytes()) {
+            let (address, count) = entry.split_at_mut(4);
+            let left = u16::from_le_bytes([count[0], count[1]]).saturating_sub(blocks as u16);
+            count[..2].copy_from_slice(&left.to_le_bytes());
+            if left == 0 {
+                address.fill(0);
+                count.fill(0);
+            }
+        }
+        self.count_affinity();
+    }
+
+    /// Writes down who changed the cluster last and when (VMFS6).
+    pub fn note_change(&mut self, mac: [u8; 6], time: u32) {
+        if self.family == Family::Vmfs6 {
+            let meta = self.meta6();
+            meta.change_count = meta.change_count.get().wrapping_add(1).into();
+            meta.last_mac = mac;
+            meta.last_change = time.into();
+        }
+    }
+
+    /// The last generation that a cluster of file descriptors has given out.
+    pub fn last_generation(&mut self) -> u32 {
+        if self.family == Family::Vmfs6 {
+            self.meta6().last_generation.get()
+        } else {
+            self.meta5().last_generation.get()
+        }
+    }
+
+    /// Sets the last generation given out.
+    pub fn set_last_generation(&mut self, generation: u32) {
+        if self.family == Family::Vmfs6 {
+            self.meta6().last_generation = generation.into();
+        } else {
+            self.meta5().last_generation = generation.into();
+        }
+    }
+
+    /// Writes down which file or directory `resource` is for, or that it is for none (VMFS6).
+    pub fn set_owner(&mut self, resource: u32, fd: Option<FdAddr>) {
+        let base = match (self.family, self.kind) {
+            (Family::Vmfs6, ResourceKind::PointerBlock2) => POINTER_BLOCK2_AFFINITY,
+            (Family::Vmfs6, ResourceKind::FileDescriptor | ResourceKind::SubBlock) => {
+                RESOURCE_AFFINITY
+            }
             _ => return,
         };
         let at = self.md + base + 4 * resource as usize;
         if let Some(entry) = self.bytes.get_mut(at..at + 4) {
-            entry.copy_from_slice(&fd.raw().to_le_bytes());
+            entry.copy_from_slice(&fd.map_or(0, FdAddr::raw).to_le_bytes());
         }
     }
 

@@ -112,6 +112,31 @@ impl FdImage {
         self.bytes[at..at + size].copy_from_slice(&raw.to_le_bytes()[..size]);
     }
 
+    /// Entry `index` of the address array.
+    pub fn address(&self, index: usize) -> u64 {
+        let at = self.addresses + index * self.address_size;
+        let bytes = self.bytes.get(at..at + self.address_size);
+        let bytes = bytes.unwrap_or_default().iter().rev();
+        bytes.fold(0, |value, &byte| value << 8 | u64::from(byte))
+    }
+
+    /// The metadata as it stands.
+    ///
+    /// # Panics
+    /// Never: the bytes were made to have room for it.
+    pub fn meta(&self) -> &FileMetadata {
+        let (meta, _) = FileMetadata::ref_from_prefix(&self.bytes[self.meta..])
+            .expect("a descriptor has room for its metadata");
+        meta
+    }
+
+    /// Where resident data lies, all the room that there is for it.
+    pub fn data_mut(&mut self, layout: &Layout) -> &mut [u8] {
+        let end = self.data + layout.fd_data_size as usize;
+        let end = end.min(self.bytes.len());
+        &mut self.bytes[self.data..end]
+    }
+
     /// Puts `data` where resident data and RDM mappings lie; at most as much as fits.
     pub fn set_data(&mut self, data: &[u8]) {
         let at = self.data;

@@ -2,8 +2,9 @@ use rustix::io::Errno;
 
 use crate::file::FileError;
 use crate::format::{Damage, FdAddr};
+use crate::journal::JournalError;
 use crate::lvm::LvmError;
-use crate::resource::MetaError;
+use crate::resource::{AllocError, MetaError};
 
 /// A call to the file system failed.
 #[derive(Debug, thiserror::Error)]
@@ -99,7 +100,15 @@ impl FsError {
             }) => Errno::NOTDIR,
             Self::File(FileError::WrongKind { .. }) => Errno::INVAL,
             Self::File(FileError::RawDisk { .. }) => Errno::NXIO,
-            Self::File(FileError::Meta(_)) | Self::Volume(_) => Errno::IO,
+            Self::File(FileError::Alloc(AllocError::Meta(error)) | FileError::Meta(error)) => {
+                match error {
+                    MetaError::Journal(JournalError::ReadOnly) => Errno::ROFS,
+                    _ => Errno::IO,
+                }
+            }
+            Self::File(FileError::Alloc(_)) => Errno::NOSPC,
+            Self::File(FileError::TooLarge { .. }) => Errno::FBIG,
+            Self::Volume(_) => Errno::IO,
             Self::NotFound { .. } => Errno::NOENT,
             Self::Exists { .. } => Errno::EXIST,
             Self::NotEmpty { .. } => Errno::NOTEMPTY,

@@ -140,18 +140,19 @@ impl MetaReader {
     }
 
     /// Makes `txn` visible and part of the running compound transaction, all of it or, on an
-    /// error, nothing. `edited` are the ranges that `apply` edits besides; it must not fail.
+    /// error, nothing. `edited` are the ranges that `apply` edits besides, `bytes` what it changes
+    /// of them at most; it must not fail.
     ///
     /// Returns the number of the compound transaction; see [`Journal::durable`].
     pub fn publish(
         &self,
         txn: &Txn<'_>,
         edited: &[Range<u64>],
+        bytes: u64,
         mut apply: impl FnMut(&mut Publisher<'_>),
     ) -> Result<u64, JournalError> {
         let journal = self.journal().ok_or(JournalError::ReadOnly)?;
-        let edited_bytes: u64 = edited.iter().map(|range| range.end - range.start).sum();
-        journal.make_room(self, txn.bytes() + edited_bytes.min(txn.bytes() + PIECE))?;
+        journal.make_room(self, txn.bytes() + bytes)?;
         loop {
             let epoch = self.overlay.epoch();
             let mut pinned = HashMap::new();

@@ -94,6 +94,9 @@ impl<'a> Txn<'a> {
     pub fn zero_fresh(&mut self, offset: VolumeOffset, length: u64) -> Result<(), LvmError> {
         self.reader.volume().write_zeros(offset, length)?;
         self.reader.drop_cached(offset.0..offset.0 + length);
+        if let Some(journal) = self.reader.journal() {
+            journal.data_written();
+        }
         self.ordered = true;
         Ok(())
     }

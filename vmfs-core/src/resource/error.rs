@@ -1,4 +1,5 @@
 use crate::format::Damage;
+use crate::journal::JournalError;
 use crate::lvm::LvmError;
 
 /// A structure could not be read, or is not what the format allows.
@@ -10,4 +11,7 @@ pub enum MetaError {
     /// A structure is damaged.
     #[error(transparent)]
     Damage(#[from] Damage),
+    /// A change could not be made.
+    #[error(transparent)]
+    Journal(#[from] JournalError),
 }

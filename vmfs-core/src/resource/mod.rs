@@ -4,13 +4,22 @@
 //! Resource files are files themselves, so the block maps that both they and all other files
 //! have live on this floor.
 
+mod allocator;
+mod bits;
 mod block_map;
+mod blocks;
+mod changes;
 mod error;
+mod placement;
+mod pool;
 mod resource_file;
 mod space;
 mod system;
 
+pub use allocator::{AllocError, Allocator, Place as ResourcePlace};
 pub use block_map::{BlockMap, Place, Run};
+pub use blocks::Wanted;
+pub use changes::{Actor, Changes};
 pub use error::MetaError;
 pub use resource_file::ResourceFile;
 pub use space::Space;

@@ -1,7 +1,7 @@
 use super::block_map::{BlockMap, Place};
 use super::error::MetaError;
 use super::system::PointerSources;
-use crate::format::{At, ClusterHeader, Damage, ResourceHeader, ResourceKind};
+use crate::format::{At, ClusterHeader, ClusterShape, Damage, ResourceHeader, ResourceKind};
 use crate::journal::MetaReader;
 use crate::lvm::VolumeOffset;
 
@@ -10,6 +10,7 @@ use crate::lvm::VolumeOffset;
 pub struct ResourceFile {
     kind: ResourceKind,
     header: ResourceHeader,
+    header_place: VolumeOffset,
     map: BlockMap,
     /// What the file's own map may go through; only files that were opened before it, so that
     /// no map can lead back to itself.
@@ -32,6 +33,7 @@ impl ResourceFile {
         Ok(Self {
             kind,
             header,
+            header_place: place,
             map,
             sources,
         })
@@ -45,6 +47,11 @@ impl ResourceFile {
     /// The file's header.
     pub fn header(&self) -> &ResourceHeader {
         &self.header
+    }
+
+    /// Where the header lies.
+    pub fn header_place(&self) -> VolumeOffset {
+        self.header_place
     }
 
     /// The file's block map.
@@ -91,19 +98,46 @@ impl ResourceFile {
         reader: &MetaReader,
         cluster: u64,
     ) -> Result<(ClusterHeader, VolumeOffset), MetaError> {
+        let layout = reader.layout();
+        let size = layout.cluster_header_size();
+        let place = self.cluster_place(reader, cluster)?;
+        let mut bytes = vec![0; size as usize];
+        if reader.journal().is_some() {
+            reader.read(place, &mut bytes)?;
+        } else {
+            // Whoever looks at all clusters shouldn't empty the cache of everything else.
+            reader.volume().read(place, &mut bytes)?;
+        }
+        let at = At::Volume(place.0);
+        let header = ClusterHeader::parse(&bytes, cluster, &self.header, layout, at)?;
+        Ok((header, place))
+    }
+
+    /// Where the header of a cluster lies, whether there is one or only room for it.
+    pub fn cluster_place(
+        &self,
+        reader: &MetaReader,
+        cluster: u64,
+    ) -> Result<VolumeOffset, MetaError> {
         if cluster >= self.header.clusters() {
             let expected = format!("less than {}", self.header.clusters());
             return Err(self.damage("cluster", cluster.to_string(), expected).into());
         }
-        let layout = reader.layout();
-        let size = layout.cluster_header_size();
+        let size = reader.layout().cluster_header_size();
         let offset = self.header.cluster_header_offset(cluster, size);
-        let place = place_of(reader, &self.map, &self.sources, offset, size)?;
-        let mut bytes = vec![0; size as usize];
-        reader.volume().read(place, &mut bytes)?;
-        let at = At::Volume(place.0);
-        let header = ClusterHeader::parse(&bytes, cluster, &self.header, layout, at)?;
-        Ok((header, place))
+        place_of(reader, &self.map, &self.sources, offset, size)
+    }
+
+    /// What cluster `cluster` holds.
+    pub fn shape(&self, cluster: u64) -> ClusterShape {
+        let per_cluster = u64::from(self.header.resources_per_cluster.get());
+        let before = cluster.saturating_mul(per_cluster);
+        let left = self.header.resources().saturating_sub(before);
+        ClusterShape {
+            kind: self.kind,
+            bits: self.header.bits_per_resource(),
+            total: left.min(per_cluster) as u32,
+        }
     }
 
     fn damage(&self, field: &'static str, found: String, expected: String) -> Damage {

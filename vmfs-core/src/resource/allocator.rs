@@ -1,0 +1,207 @@
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicI64, Ordering::Relaxed};
+
+use parking_lot::Mutex;
+
+use super::error::MetaError;
+use super::placement::Placement;
+use super::pool::{Cluster, Pool};
+use super::resource_file::ResourceFile;
+use super::system::Resources;
+use crate::format::{FdAddr, ResourceHeader, ResourceKind};
+use crate::journal::MetaReader;
+
+/// A resource: its cluster and its number there.
+pub type Place = (u64, u32);
+
+/// A resource could not be taken.
+#[derive(Debug, thiserror::Error)]
+pub enum AllocError {
+    /// None is left.
+    #[error("the volume has no free {kind} left")]
+    NoSpace {
+        /// What is used up.
+        kind: ResourceKind,
+    },
+    /// None is left but those that wait for a commit: after one it may work.
+    #[error("free {kind}s wait for a commit")]
+    NeedsCommit {
+        /// What is used up.
+        kind: ResourceKind,
+    },
+    /// A cluster can't be read.
+    #[error(transparent)]
+    Meta(#[from] MetaError),
+}
+
+/// Which resources are free, in memory: what was taken isn't free from the moment it is taken,
+/// what was given back only once that is durable.
+#[derive(Debug)]
+pub struct Allocator {
+    pools: Vec<(ResourceKind, Pool)>,
+    /// Given back in the compound transaction of that number, not known to be durable.
+    waiting: Mutex<VecDeque<(u64, ResourceKind, Place)>>,
+    /// How many file blocks and file descriptors were given back more than taken since mounting.
+    blocks: AtomicI64,
+    descriptors: AtomicI64,
+    placement: Placement,
+    large_per_cluster: u64,
+}
+
+impl Allocator {
+    /// Nothing is read yet. Looking for file blocks begins at cluster `start`.
+    pub fn new(resources: &Resources, start: u64) -> Self {
+        let blocks = resources.file_blocks.as_ref().map(ResourceFile::header);
+        let placement = Placement::new(
+            blocks.map_or(0, ResourceHeader::resources),
+            blocks.map_or(1, |header| header.resources_per_cluster.get().into()),
+            start,
+        );
+        Self {
+            placement,
+            large_per_cluster: resources.large_file_blocks.as_ref().map_or(0, |file| {
+                u64::from(file.header().resources_per_cluster.get())
+            }),
+            pools: resources
+                .iter()
+                .map(|file| (file.kind(), Pool::new(file)))
+                .collect(),
+            waiting: Mutex::new(VecDeque::new()),
+            blocks: AtomicI64::new(0),
+            descriptors: AtomicI64::new(0),
+        }
+    }
+
+    pub(super) fn placement(&self) -> &Placement {
+        &self.placement
+    }
+
+    /// Nobody writes to `file` any more, or it is gone: what is kept for it can go to others.
+    pub fn forget(&self, file: FdAddr) {
+        self.placement.forget(file);
+    }
+
+    /// How many file blocks more are free than when the volume was mounted, or fewer.
+    pub fn freed_blocks(&self) -> i64 {
+        self.blocks.load(Relaxed)
+    }
+
+    /// How many file descriptors more are free than when the volume was mounted, or fewer.
+    pub fn freed_descriptors(&self) -> i64 {
+        self.descriptors.load(Relaxed)
+    }
+
+    pub(super) fn count(&self, kind: ResourceKind, freed: i64, small_per_large: i64) {
+        match kind {
+            ResourceKind::FileBlock => self.blocks.fetch_add(freed, Relaxed),
+            ResourceKind::LargeFileBlock => self.blocks.fetch_add(freed * small_per_large, Relaxed),
+            ResourceKind::FileDescriptor => self.descriptors.fetch_add(freed, Relaxed),
+            _ => 0,
+        };
+    }
+
+    fn pool(&self, kind: ResourceKind) -> Option<&Pool> {
+        let found = self.pools.iter().find(|(of, _)| *of == kind);
+        found.map(|(_, pool)| pool)
+    }
+
+    /// Calls `work` with a cluster; `None` when there is none of that number or kind.
+    pub(super) fn with<T>(
+        &self,
+        reader: &MetaReader,
+        resources: &Resources,
+        kind: ResourceKind,
+        number: u64,
+        work: impl FnOnce(&mut Cluster) -> T,
+    ) -> Result<Option<T>, MetaError> {
+        match (self.pool(kind), resources.file(kind)) {
+            (Some(pool), Some(file)) => pool.with(reader, resources, file, number, work),
+            _ => Ok(None),
+        }
+    }
+
+    /// Clusters of a kind.
+    pub(super) fn clusters(&self, kind: ResourceKind) -> u64 {
+        self.pool(kind).map_or(0, Pool::len)
+    }
+
+    /// Takes a free resource of `kind`, in cluster `near` or behind it if there is one; returns
+    /// its place, and for a file descriptor its generation.
+    pub(super) fn take(
+        &self,
+        reader: &MetaReader,
+        resources: &Resources,
+        kind: ResourceKind,
+        near: u64,
+    ) -> Result<(Place, u32), AllocError> {
+        self.settle(reader);
+        let clusters = self.clusters(kind);
+        for step in 0..clusters {
+            let number = (near + step) % clusters;
+            let found = self.with(reader, resources, kind, number, |cluster| {
+                let resource = cluster.bits.next_free(0)?;
+                cluster.bits.take(resource);
+                cluster.last_generation = cluster.last_generation.wrapping_add(1).max(1);
+                Some((resource, cluster.last_generation))
+            })?;
+            if let Some((resource, generation)) = found.flatten() {
+                return Ok(((number, resource), generation));
+            }
+        }
+        Err(self.none_left(kind))
+    }
+
+    /// What to say when nothing of `kind` can be taken.
+    pub(super) fn none_left(&self, kind: ResourceKind) -> AllocError {
+        let waits = self.waiting.lock().iter().any(|(_, of, _)| *of == kind);
+        if waits {
+            AllocError::NeedsCommit { kind }
+        } else {
+            AllocError::NoSpace { kind }
+        }
+    }
+
+    /// Undoes a taking that came to nothing.
+    pub(super) fn untake(&self, kind: ResourceKind, (cluster, resource): Place) {
+        if let Some(pool) = self.pool(kind) {
+            pool.with_known(cluster, |cluster| cluster.bits.give(resource));
+        }
+        if kind == ResourceKind::LargeFileBlock
+            && let Some(small) = self.pool(ResourceKind::FileBlock)
+        {
+            // It can be broken up again.
+            let number = cluster * self.large_per_cluster + u64::from(resource);
+            small.with_known(number, |cluster| cluster.is_whole = true);
+        }
+    }
+
+    /// Notes that a resource was given back in the compound transaction `sequence`.
+    pub(super) fn wait(&self, sequence: u64, kind: ResourceKind, place: Place) {
+        self.waiting.lock().push_back((sequence, kind, place));
+    }
+
+    /// Frees what was given back and is durable by now.
+    pub(super) fn settle(&self, reader: &MetaReader) {
+        let mut waiting = self.waiting.lock();
+        if waiting.is_empty() {
+            return;
+        }
+        let durable = reader
+            .journal()
+            .map_or(0, |journal| journal.durable(reader));
+        while let Some(&(sequence, kind, place)) = waiting.front() {
+            if sequence > durable {
+                break;
+            }
+            waiting.pop_front();
+            self.untake(kind, place);
+        }
+    }
+}
+
+impl Resources {
+    /// The resource file of a kind, if it could be opened.
+    pub fn file(&self, kind: ResourceKind) -> Option<&ResourceFile> {
+        self.iter().find(|file| file.kind() == kind)
+    }
+}

@@ -1,0 +1,305 @@
+use std::collections::BTreeMap;
+
+use super::allocator::{AllocError, Allocator, Place};
+use super::blocks::Wanted;
+use super::error::MetaError;
+use super::resource_file::ResourceFile;
+use super::system::Resources;
+use crate::format::{ClusterImage, Family, FdAddr, ResourceKind};
+use crate::journal::{JournalError, MetaReader, Publisher, Txn};
+use crate::lvm::VolumeOffset;
+
+/// What resources are taken or given back for, and by whom.
+#[derive(Debug, Clone, Copy)]
+pub struct Actor {
+    /// MAC address that VMFS6 clusters keep of who changed them last.
+    pub mac: [u8; 6],
+    /// Seconds since 1970.
+    pub now: u32,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Step {
+    resource: u32,
+    owner: FdAddr,
+    /// Of a file descriptor.
+    generation: u32,
+}
+
+/// Resources of one cluster.
+#[derive(Debug, Default)]
+struct Steps {
+    taken: Vec<Step>,
+    given: Vec<Step>,
+}
+
+/// A transaction that also takes and gives back resources. Dropped without
+/// [`Changes::publish`] it never was.
+#[derive(Debug)]
+pub struct Changes<'a> {
+    /// Changes of metadata other than resource clusters.
+    pub txn: Txn<'a>,
+    allocator: &'a Allocator,
+    resources: &'a Resources,
+    actor: Actor,
+    clusters: BTreeMap<(ResourceKind, u64), Steps>,
+}
+
+impl<'a> Changes<'a> {
+    /// Nothing yet.
+    pub fn new(
+        reader: &'a MetaReader,
+        resources: &'a Resources,
+        allocator: &'a Allocator,
+        actor: Actor,
+    ) -> Self {
+        Self {
+            txn: Txn::new(reader),
+            allocator,
+            resources,
+            actor,
+            clusters: BTreeMap::new(),
+        }
+    }
+
+    /// Seconds since 1970, the same for the whole transaction.
+    pub fn now(&self) -> u32 {
+        self.actor.now
+    }
+
+    /// The volume's resource files.
+    pub fn resources(&self) -> &'a Resources {
+        self.resources
+    }
+
+    /// How much a transaction has changed, in bytes of the journal: compare with
+    /// [`crate::journal::Journal::limit`].
+    pub fn bytes(&self) -> u64 {
+        self.txn.bytes() + self.cluster_bytes(self.clusters.len())
+    }
+
+    /// A cluster's counts and bitmap are one sector; VMFS6's affinity table is a few more.
+    fn cluster_bytes(&self, clusters: usize) -> u64 {
+        let sectors = match self.txn.reader().layout().family {
+            Family::Vmfs6 => 5,
+            Family::Vmfs3 | Family::Vmfs5 => 1,
+        };
+        clusters as u64 * sectors * 512
+    }
+
+    /// Takes a resource of `kind` for `owner`, in cluster `near` or behind it; its place, and for
+    /// a file descriptor its generation.
+    pub fn take(
+        &mut self,
+        kind: ResourceKind,
+        near: u64,
+        owner: FdAddr,
+    ) -> Result<(Place, u32), AllocError> {
+        let reader = self.txn.reader();
+        let (place, generation) = self.allocator.take(reader, self.resources, kind, near)?;
+        let step = Step {
+            resource: place.1,
+            owner,
+            generation,
+        };
+        let steps = self.clusters.entry((kind, place.0)).or_default();
+        steps.taken.push(step);
+        Ok((place, generation))
+    }
+
+    /// Says for whom the file descriptor at `place`, taken before, is: its directory.
+    pub fn set_parent(&mut self, place: Place, parent: FdAddr) {
+        let key = (ResourceKind::FileDescriptor, place.0);
+        let steps = self.clusters.get_mut(&key).into_iter();
+        let mut taken = steps.flat_map(|steps| &mut steps.taken);
+        if let Some(step) = taken.find(|step| step.resource == place.1) {
+            step.owner = parent;
+        }
+    }
+
+    /// Takes file blocks in one run: the first and how many.
+    pub fn take_blocks(&mut self, wanted: Wanted) -> Result<(u64, u64), AllocError> {
+        let reader = self.txn.reader();
+        let (first, count) = self.allocator.take_blocks(reader, self.resources, wanted)?;
+        self.allocator
+            .placement()
+            .note(wanted.owner, wanted.index, first);
+        let per_cluster = reader.blocks_per_cluster(self.resources);
+        for block in first..first + count {
+            let steps = self
+                .clusters
+                .entry((ResourceKind::FileBlock, block / per_cluster))
+                .or_default();
+            steps.taken.push(Step {
+                resource: (block % per_cluster) as u32,
+                owner: wanted.owner,
+                generation: 0,
+            });
+        }
+        Ok((first, count))
+    }
+
+    /// The number on the volume of the large file block at `place`.
+    pub fn large_number(&self, (cluster, resource): Place) -> u64 {
+        let large = self.resources.file(ResourceKind::LargeFileBlock);
+        let per_cluster = large.map_or(0, |file| file.header().resources_per_cluster.get());
+        cluster * u64::from(per_cluster) + u64::from(resource)
+    }
+
+    /// The cluster of large file blocks where to look for one that may be taken as a whole.
+    pub fn large_start(&self) -> u64 {
+        let large = self.resources.file(ResourceKind::LargeFileBlock);
+        large.map_or(0, |file| file.header().clusters() / 2)
+    }
+
+    /// Gives back a resource that `owner` had. What lies in it must not be written to before the
+    /// transaction is durable.
+    pub fn give(&mut self, kind: ResourceKind, (cluster, resource): Place, owner: FdAddr) {
+        let steps = self.clusters.entry((kind, cluster)).or_default();
+        steps.given.push(Step {
+            resource,
+            owner,
+            generation: 0,
+        });
+    }
+
+    /// Gives back the file block `block`.
+    pub fn give_block(&mut self, block: u64, owner: FdAddr) {
+        let per_cluster = self.txn.reader().blocks_per_cluster(self.resources);
+        let place = (block / per_cluster, (block % per_cluster) as u32);
+        self.give(ResourceKind::FileBlock, place, owner);
+    }
+
+    /// Where the data of a resource lies.
+    pub fn locate(&self, kind: ResourceKind, place: Place) -> Result<VolumeOffset, MetaError> {
+        let reader = self.txn.reader();
+        let file = self.resources.file(kind).ok_or_else(|| no_file(kind))?;
+        file.locate(reader, place.0, place.1)
+    }
+
+    /// Makes everything true at once, in memory; durable with the next commit.
+    pub fn publish(mut self) -> Result<(), MetaError> {
+        let reader = self.txn.reader();
+        let size = reader.layout().cluster_header_size();
+        let clusters = std::mem::take(&mut self.clusters);
+        let published = self.publish_clusters(&clusters, size);
+        if published.is_err() {
+            self.clusters = clusters;
+        }
+        published
+    }
+
+    fn publish_clusters(
+        &self,
+        clusters: &BTreeMap<(ResourceKind, u64), Steps>,
+        size: u64,
+    ) -> Result<(), MetaError> {
+        let reader = self.txn.reader();
+        let mut targets = Vec::with_capacity(clusters.len());
+        for (&(kind, number), steps) in clusters {
+            let file = self.resources.file(kind).ok_or_else(|| no_file(kind))?;
+            // A cluster that is given to for the first time has to be known before, so that its
+            // bits aren't read later as free when they still wait for a commit.
+            self.allocator
+                .with(reader, self.resources, kind, number, |_| ())?;
+            targets.push((file, number, file.cluster_place(reader, number)?.0, steps));
+        }
+        let edited: Vec<_> = targets
+            .iter()
+            .map(|&(_, _, place, _)| place..place + size)
+            .collect();
+        let bytes = self.cluster_bytes(clusters.len());
+        let sequence = reader.publish(&self.txn, &edited, bytes, |publisher| {
+            for &(file, number, place, steps) in &targets {
+                self.edit_cluster(publisher, (file, number), place, size as usize, steps);
+            }
+        })?;
+        for (file, number, _, steps) in targets {
+            self.count(file, number, steps, sequence);
+        }
+        Ok(())
+    }
+
+    fn edit_cluster(
+        &self,
+        publisher: &mut Publisher<'_>,
+        (file, number): (&ResourceFile, u64),
+        place: u64,
+        size: usize,
+        steps: &Steps,
+    ) {
+        let layout = self.txn.reader().layout();
+        let kind = file.kind();
+        publisher.edit(place, size, |bytes| {
+            let mut image = ClusterImage::from_bytes(layout, file.shape(number), bytes.to_vec());
+            let mut shares: BTreeMap<FdAddr, (u32, u32)> = BTreeMap::new();
+            for step in &steps.given {
+                image.give_back(step.resource);
+                image.set_owner(step.resource, None);
+                shares.entry(step.owner).or_default().1 += 1;
+            }
+            for step in &steps.taken {
+                image.take(step.resource);
+                image.set_owner(step.resource, Some(step.owner));
+                shares.entry(step.owner).or_default().0 += 1;
+                if kind == ResourceKind::FileDescriptor && step.generation > image.last_generation()
+                {
+                    image.set_last_generation(step.generation);
+                }
+            }
+            if kind == ResourceKind::FileBlock && layout.family == Family::Vmfs6 {
+                for (owner, (taken, given)) in shares {
+                    if given > 0 {
+                        image.remove_affinity(owner, given);
+                    }
+                    if taken > 0 {
+                        image.add_affinity(owner, taken);
+                    }
+                }
+            }
+            image.note_change(self.actor.mac, self.actor.now);
+            bytes.copy_from_slice(image.bytes());
+        });
+    }
+
+    fn count(&self, file: &ResourceFile, number: u64, steps: &Steps, sequence: u64) {
+        let kind = file.kind();
+        let freed = steps.given.len() as i64 - steps.taken.len() as i64;
+        let per_large = self.txn.reader().blocks_per_cluster(self.resources) as i64;
+        self.allocator.count(kind, freed, per_large);
+        for step in &steps.given {
+            self.allocator.wait(sequence, kind, (number, step.resource));
+        }
+        if kind == ResourceKind::FileBlock && !steps.given.is_empty() {
+            self.allocator.placement().given_back(number);
+        }
+    }
+}
+
+impl Drop for Changes<'_> {
+    fn drop(&mut self) {
+        for (&(kind, cluster), steps) in &self.clusters {
+            for step in &steps.taken {
+                self.allocator.untake(kind, (cluster, step.resource));
+            }
+        }
+    }
+}
+
+fn no_file(kind: ResourceKind) -> MetaError {
+    let at = crate::format::At::Volume(crate::format::FS_DESCRIPTOR_OFFSET);
+    crate::format::Damage::new(
+        "resource file",
+        at,
+        "kind",
+        kind,
+        "one that could be opened",
+    )
+    .into()
+}
+
+impl From<JournalError> for AllocError {
+    fn from(error: JournalError) -> Self {
+        Self::Meta(error.into())
+    }
+}

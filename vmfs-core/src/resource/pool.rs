@@ -1,0 +1,114 @@
+use parking_lot::Mutex;
+
+use super::bits::Bits;
+use super::error::MetaError;
+use super::resource_file::ResourceFile;
+use super::system::Resources;
+use crate::format::{ClusterHeader, ResourceKind};
+use crate::journal::MetaReader;
+
+/// State bits of a large file block: free, and broken up into small ones.
+pub(super) const LARGE_FREE: u32 = 0x1;
+pub(super) const LARGE_CONVERTED: u32 = 0x4;
+
+/// What is known of a cluster that was looked at.
+#[derive(Debug)]
+pub(super) struct Cluster {
+    pub(super) bits: Bits,
+    /// The last generation given out, for clusters of file descriptors.
+    pub(super) last_generation: u32,
+    /// A cluster of small file blocks whose large one is free as a whole: it has no header yet.
+    pub(super) is_whole: bool,
+}
+
+/// The clusters of one kind of resource, read when they are first wanted.
+#[derive(Debug)]
+pub(super) struct Pool {
+    clusters: Vec<Mutex<Option<Box<Cluster>>>>,
+}
+
+impl Pool {
+    pub(super) fn new(file: &ResourceFile) -> Self {
+        let count = file.header().clusters() as usize;
+        Self {
+            clusters: (0..count).map(|_| Mutex::new(None)).collect(),
+        }
+    }
+
+    pub(super) fn len(&self) -> u64 {
+        self.clusters.len() as u64
+    }
+
+    /// Calls `work` with what is known of a cluster; `None` when there is no such cluster.
+    pub(super) fn with<T>(
+        &self,
+        reader: &MetaReader,
+        resources: &Resources,
+        file: &ResourceFile,
+        number: u64,
+        work: impl FnOnce(&mut Cluster) -> T,
+    ) -> Result<Option<T>, MetaError> {
+        let Some(slot) = self.clusters.get(number as usize) else {
+            return Ok(None);
+        };
+        let mut slot = slot.lock();
+        if slot.is_none() {
+            *slot = Some(Box::new(load(reader, resources, file, number)?));
+        }
+        Ok(slot.as_mut().map(|cluster| work(cluster)))
+    }
+
+    /// Calls `work` with a cluster that was looked at before.
+    pub(super) fn with_known(&self, number: u64, work: impl FnOnce(&mut Cluster)) {
+        if let Some(slot) = self.clusters.get(number as usize)
+            && let Some(cluster) = slot.lock().as_mut()
+        {
+            work(cluster);
+        }
+    }
+}
+
+fn load(
+    reader: &MetaReader,
+    resources: &Resources,
+    file: &ResourceFile,
+    number: u64,
+) -> Result<Cluster, MetaError> {
+    let nested = resources
+        .large_file_blocks
+        .as_ref()
+        .filter(|_| file.header().is_nested());
+    if let Some(large) = nested {
+        let per_cluster = u64::from(large.header().resources_per_cluster.get());
+        let (header, _) = large.cluster(reader, number / per_cluster)?;
+        let resource = (number % per_cluster) as u32;
+        let state = header.state(resource);
+        if resource >= header.total || state & LARGE_CONVERTED == 0 {
+            let is_whole = resource < header.total && state & LARGE_FREE != 0;
+            return Ok(Cluster {
+                bits: Bits::new(0, |_| false),
+                last_generation: 0,
+                is_whole,
+            });
+        }
+    }
+    let (header, _) = file.cluster(reader, number)?;
+    let per_cluster = u64::from(file.header().resources_per_cluster.get());
+    let whole_blocks = reader.volume().size() >> reader.layout().large_block_shift;
+    let is_free = |resource| {
+        let block = number * per_cluster + u64::from(resource);
+        let is_large = file.kind() == ResourceKind::LargeFileBlock;
+        is_free(file.kind(), &header, resource) && (!is_large || block < whole_blocks)
+    };
+    Ok(Cluster {
+        bits: Bits::new(header.total, is_free),
+        last_generation: header.last_generation,
+        is_whole: false,
+    })
+}
+
+/// Whether a resource may be taken.
+fn is_free(kind: ResourceKind, header: &ClusterHeader, resource: u32) -> bool {
+    let state = header.state(resource);
+    state & 1 != 0 && (kind != ResourceKind::LargeFileBlock || state & LARGE_CONVERTED == 0)
+}
