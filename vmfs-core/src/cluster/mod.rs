@@ -1,8 +1,10 @@
 //! The hosts of a volume, as its heartbeat slots show them (FORMAT.md, "Heartbeats").
 
 mod host;
+mod membership;
 
 pub use host::{Clock, HostConfig, SystemClock};
+pub use membership::{FreeSlot, Membership, Renewal, clear_slot, free_slot};
 
 use zerocopy::FromBytes;
 

@@ -52,6 +52,11 @@ impl FileStore {
         self.inode(fd)
     }
 
+    /// The file with this address, if it is in the cache.
+    pub fn cached_inode(&self, fd: FdAddr) -> Option<Arc<Inode>> {
+        self.inodes.get(&fd)
+    }
+
     /// Forgets a file that is gone.
     pub fn drop_inode(&self, fd: FdAddr) {
         self.inodes.remove(&fd);

@@ -82,6 +82,9 @@ pub enum FsError {
     /// The volume can't be opened for writing.
     #[error("can't write to this volume: {0}")]
     NotWritable(String),
+    /// Another host took this one for dead and recovered the volume.
+    #[error("this host lost its hold on the volume; unmount and mount again")]
+    Fenced,
     /// A path leads through too many symbolic links.
     #[error("{}: too many levels of symbolic links", String::from_utf8_lossy(path))]
     Loop {
@@ -108,7 +111,7 @@ impl FsError {
             }
             Self::File(FileError::Alloc(_)) => Errno::NOSPC,
             Self::File(FileError::TooLarge { .. }) => Errno::FBIG,
-            Self::Volume(_) => Errno::IO,
+            Self::Volume(_) | Self::Fenced => Errno::IO,
             Self::NotFound { .. } => Errno::NOENT,
             Self::Exists { .. } => Errno::EXIST,
             Self::NotEmpty { .. } => Errno::NOTEMPTY,

@@ -1,16 +1,18 @@
 use std::collections::HashMap;
 use std::sync::{Arc, OnceLock};
 
+use parking_lot::RwLockReadGuard;
 use quick_cache::sync::{Cache, DefaultLifecycle};
 use quick_cache::{DefaultHashBuilder, OptionsBuilder, Weighter};
 
+use super::engine::Engine;
 use super::error::FsError;
 use crate::cluster::{self, Host};
 use crate::file::{DirEntry, Directory, FileError, FileStore, Inode, SeekTo};
 use crate::format::{FS_DESCRIPTOR_OFFSET, Family, FdAddr, FileKind, FsDescriptor, Layout};
 use crate::journal::MetaReader;
 use crate::lvm::{Volume, VolumeOffset};
-use crate::resource::{Resources, Run, Space};
+use crate::resource::{Place, Resources, Run, Space};
 
 /// Memory for name indexes of directories without a hash table, in bytes.
 const INDEX_MEMORY: u64 = 24 << 20;
@@ -20,6 +22,24 @@ const INDEX_ENTRY: u64 = 96;
 /// Longest target of a symbolic link (Linux' PATH_MAX).
 const MAX_LINK_TARGET: u64 = 4096;
 
+/// Names listed while a directory is locked.
+const LISTED_AT_ONCE: usize = 256;
+
+/// A file as it is now, locked against changes if any are possible.
+struct Current<'a> {
+    given: &'a Inode,
+    newest: Option<Arc<Inode>>,
+    _guard: Option<RwLockReadGuard<'a, ()>>,
+}
+
+impl std::ops::Deref for Current<'_> {
+    type Target = Inode;
+
+    fn deref(&self) -> &Inode {
+        self.newest.as_deref().unwrap_or(self.given)
+    }
+}
+
 /// An open file system. All calls take `&self` and may come from any thread.
 #[derive(Debug)]
 pub struct FileSystem {
@@ -27,6 +47,8 @@ pub struct FileSystem {
     store: FileStore,
     space: OnceLock<Space>,
     names: Cache<FdAddr, Arc<NameIndex>, IndexWeight>,
+    /// What changes need; `None` when the volume is only read.
+    pub(super) engine: Option<Engine>,
 }
 
 /// The names of a VMFS3 or VMFS5 directory, which has no hash table of its own.
@@ -78,19 +100,8 @@ impl FileSystem {
             store: FileStore::new(reader, resources),
             space: OnceLock::new(),
             names: name_cache(),
+            engine: None,
         })
-    }
-
-    /// Opens the file system on `volume` for reading and writing, as `host`.
-    ///
-    /// # Errors
-    /// [`FsError::NotWritable`] with the reason when the volume can only be read.
-    pub fn open_for_writing(
-        volume: Volume,
-        _host: crate::cluster::HostConfig,
-    ) -> Result<Self, FsError> {
-        drop(volume);
-        Err(FsError::NotWritable("not built yet".to_owned()))
     }
 
     /// The file system descriptor.
@@ -127,9 +138,18 @@ impl FileSystem {
 
     /// Sizes and free counts; counted on the first call, which reads every cluster header.
     pub fn space(&self) -> Space {
-        *self
-            .space
-            .get_or_init(|| Space::count(self.store.reader(), self.store.resources()))
+        let counted = self.space.get_or_init(|| {
+            let mut space = Space::count(self.store.reader(), self.store.resources());
+            if let Some(engine) = &self.engine {
+                // What was counted is as of now, changes are counted from the mount on.
+                space = engine.allocator.adjust(space, -1);
+            }
+            space
+        });
+        match &self.engine {
+            Some(engine) => engine.allocator.adjust(*counted, 1),
+            None => *counted,
+        }
     }
 
     /// The root directory.
@@ -139,7 +159,32 @@ impl FileSystem {
 
     /// The file with this descriptor address.
     pub fn inode(&self, fd: FdAddr) -> Result<Arc<Inode>, FsError> {
+        if let Some(inode) = self.store.cached_inode(fd) {
+            return Ok(inode);
+        }
+        // What is taken into the cache must not be changed meanwhile.
+        let _guard = self.read_lock(fd);
         Ok(self.store.inode(fd)?)
+    }
+
+    /// Keeps a file from being changed in this process.
+    fn read_lock(&self, fd: FdAddr) -> Option<RwLockReadGuard<'_, ()>> {
+        Some(self.engine.as_ref()?.locks.read(fd))
+    }
+
+    /// The newest state of `inode`, which stays so while the caller has it.
+    fn current<'a>(&'a self, inode: &'a Inode) -> Result<Current<'a>, FsError> {
+        let guard = self.read_lock(inode.fd());
+        let newest = if guard.is_some() {
+            Some(self.store.inode(inode.fd())?)
+        } else {
+            None
+        };
+        Ok(Current {
+            given: inode,
+            newest,
+            _guard: guard,
+        })
     }
 
     /// The file called `name` in `directory`; `.` and `..` are names too.
@@ -156,7 +201,8 @@ impl FileSystem {
 
     /// The directory above `directory`; the root's is the root.
     pub fn parent(&self, directory: &Inode) -> Result<FdAddr, FsError> {
-        Ok(Directory::new(&self.store, directory)?.parent()?)
+        let directory = self.current(directory)?;
+        Ok(Directory::new(&self.store, &directory)?.parent()?)
     }
 
     /// Calls `visit` with the entries of `directory` from position `from` on until it returns
@@ -168,24 +214,58 @@ impl FileSystem {
         from: u64,
         mut visit: impl FnMut(DirEntry) -> bool,
     ) -> Result<(), FsError> {
-        Ok(Directory::new(&self.store, directory)?.for_each(from, &mut visit)?)
+        if self.engine.is_none() {
+            return Ok(Directory::new(&self.store, directory)?.for_each(from, &mut visit)?);
+        }
+        let mut from = from;
+        loop {
+            // `visit` looks at other files, so it must not be called with this one locked.
+            let mut batch = Vec::with_capacity(LISTED_AT_ONCE);
+            let current = self.current(directory)?;
+            Directory::new(&self.store, &current)?.for_each(from, &mut |entry| {
+                batch.push(entry);
+                batch.len() < LISTED_AT_ONCE
+            })?;
+            drop(current);
+            let last = batch.len() < LISTED_AT_ONCE;
+            for entry in batch {
+                from = entry.next;
+                if !visit(entry) {
+                    return Ok(());
+                }
+            }
+            if last {
+                return Ok(());
+            }
+        }
     }
 
     /// Reads up to `buf.len()` bytes of `file` at `offset`; returns how many, fewer only at the
     /// end of the file. Holes read as zeros.
     pub fn read(&self, file: &Inode, offset: u64, buf: &mut [u8]) -> Result<usize, FsError> {
-        Ok(self.store.read(file, offset, buf)?)
+        let file = self.current(file)?;
+        Ok(self.store.read(&file, offset, buf)?)
     }
 
     /// The run of `file` that starts at `offset`, which must be before its end, merged with what
     /// follows in one piece, up to `limit` at least.
     pub fn run_at(&self, file: &Inode, offset: u64, limit: u64) -> Result<Run, FsError> {
-        Ok(self.store.run_at(file, offset, limit)?)
+        let file = self.current(file)?;
+        if offset >= file.length() {
+            // It has become shorter since the caller looked.
+            return Ok(Run {
+                offset,
+                length: limit.saturating_sub(offset).max(1),
+                place: Place::Hole,
+            });
+        }
+        Ok(self.store.run_at(&file, offset, limit)?)
     }
 
     /// Where data or a hole starts from `offset` on, as lseek(2) defines them; `None` is ENXIO.
     pub fn seek(&self, file: &Inode, offset: u64, to: SeekTo) -> Result<Option<u64>, FsError> {
-        Ok(self.store.seek(file, offset, to)?)
+        let file = self.current(file)?;
+        Ok(self.store.seek(&file, offset, to)?)
     }
 
     /// The target of a symbolic link.
@@ -213,12 +293,19 @@ impl FileSystem {
                 max,
             });
         }
-        let found = if self.layout().family == Family::Vmfs6 {
-            Directory::new(&self.store, directory)?
-                .lookup(name)?
-                .map(|entry| entry.fd)
+        let directory = self.current(directory)?;
+        let found = if let Some(engine) = &self.engine {
+            let view = Directory::new(&self.store, &directory)?;
+            match self.layout().family {
+                Family::Vmfs6 => view.lookup(name)?,
+                _ => self.find_locked(engine, &directory, name)?,
+            }
+            .map(|entry| entry.fd)
+        } else if self.layout().family == Family::Vmfs6 {
+            let view = Directory::new(&self.store, &directory)?;
+            view.lookup(name)?.map(|entry| entry.fd)
         } else {
-            self.find_indexed(directory, name)?
+            self.find_indexed(&directory, name)?
         };
         found.ok_or_else(|| FsError::NotFound {
             name: name.to_vec(),

@@ -1,8 +1,15 @@
 //! The file system that a front end calls: find, list, read, seek, sizes.
 
+mod attributes;
 mod changes;
+mod content;
+mod engine;
 mod error;
 mod file_system;
+mod holds;
+mod locks;
+mod mount;
+mod names;
 mod path;
 mod stat;
 

@@ -6,6 +6,7 @@
 
 mod codec;
 mod error;
+mod foreign;
 mod journal;
 mod log;
 mod meta_reader;
@@ -15,6 +16,7 @@ mod replay;
 mod txn;
 
 pub use error::JournalError;
+pub use foreign::is_unused;
 pub use journal::Journal;
 pub use log::{JournalHeader, Log};
 pub use meta_reader::MetaReader;

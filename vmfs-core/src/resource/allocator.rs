@@ -7,6 +7,7 @@ use super::error::MetaError;
 use super::placement::Placement;
 use super::pool::{Cluster, Pool};
 use super::resource_file::ResourceFile;
+use super::space::Space;
 use super::system::Resources;
 use crate::format::{FdAddr, ResourceHeader, ResourceKind};
 use crate::journal::MetaReader;
@@ -81,14 +82,17 @@ impl Allocator {
         self.placement.forget(file);
     }
 
-    /// How many file blocks more are free than when the volume was mounted, or fewer.
-    pub fn freed_blocks(&self) -> i64 {
-        self.blocks.load(Relaxed)
-    }
-
-    /// How many file descriptors more are free than when the volume was mounted, or fewer.
-    pub fn freed_descriptors(&self) -> i64 {
-        self.descriptors.load(Relaxed)
+    /// `space` with what was given back and taken since the volume was mounted, `times` 1, or
+    /// without it, `times` -1.
+    pub fn adjust(&self, space: Space, times: i64) -> Space {
+        let add = |count: u64, change: &AtomicI64| {
+            count.saturating_add_signed(times * change.load(Relaxed))
+        };
+        Space {
+            free_blocks: add(space.free_blocks, &self.blocks),
+            free_file_descriptors: add(space.free_file_descriptors, &self.descriptors),
+            ..space
+        }
     }
 
     pub(super) fn count(&self, kind: ResourceKind, freed: i64, small_per_large: i64) {
@@ -127,7 +131,7 @@ impl Allocator {
 
     /// Takes a free resource of `kind`, in cluster `near` or behind it if there is one; returns
     /// its place, and for a file descriptor its generation.
-    pub(super) fn take(
+    pub fn take(
         &self,
         reader: &MetaReader,
         resources: &Resources,

@@ -29,7 +29,7 @@ pub struct Wanted {
 
 impl Allocator {
     /// Takes file blocks in one run: the first and how many.
-    pub(super) fn take_blocks(
+    pub fn take_blocks(
         &self,
         reader: &MetaReader,
         resources: &Resources,
@@ -67,7 +67,7 @@ impl Allocator {
         block: u64,
         count: u64,
     ) -> Result<u64, AllocError> {
-        let per_cluster = reader.blocks_per_cluster(resources);
+        let per_cluster = resources.blocks_per_cluster();
         let (number, resource) = (block / per_cluster, (block % per_cluster) as u32);
         self.break_up(reader, resources, number)?;
         let taken = self.with(reader, resources, KIND, number, |cluster| {
@@ -85,7 +85,7 @@ impl Allocator {
     ) -> Result<(u64, u64), AllocError> {
         let placement = self.placement();
         let clusters = self.clusters(KIND);
-        let per_cluster = reader.blocks_per_cluster(resources);
+        let per_cluster = resources.blocks_per_cluster();
         let cursor = placement.cursor();
         // Small blocks that are there before large ones are broken up for more, and only then
         // what other files were promised.
@@ -215,10 +215,10 @@ fn publish_broken_up(
     Ok(())
 }
 
-impl MetaReader {
+impl Resources {
     /// File blocks in a cluster of them.
-    pub(super) fn blocks_per_cluster(&self, resources: &Resources) -> u64 {
-        resources.file(KIND).map_or(1, |file| {
+    pub fn blocks_per_cluster(&self) -> u64 {
+        self.file(KIND).map_or(1, |file| {
             u64::from(file.header().resources_per_cluster.get()).max(1)
         })
     }

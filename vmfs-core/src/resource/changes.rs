@@ -107,6 +107,25 @@ impl<'a> Changes<'a> {
         Ok((place, generation))
     }
 
+    /// Makes a taking that the allocator has made already part of the transaction.
+    pub fn adopt(&mut self, kind: ResourceKind, (cluster, resource): Place) {
+        let step = Step {
+            resource,
+            owner: FdAddr::ROOT,
+            generation: 0,
+        };
+        let steps = self.clusters.entry((kind, cluster)).or_default();
+        steps.taken.push(step);
+    }
+
+    /// Whether a resource is marked as used.
+    pub fn is_used(&self, kind: ResourceKind, place: Place) -> Result<bool, MetaError> {
+        let reader = self.txn.reader();
+        let file = self.resources.file(kind).ok_or_else(|| no_file(kind))?;
+        let (header, _) = file.cluster(reader, place.0)?;
+        Ok(!header.is_free(place.1))
+    }
+
     /// Says for whom the file descriptor at `place`, taken before, is: its directory.
     pub fn set_parent(&mut self, place: Place, parent: FdAddr) {
         let key = (ResourceKind::FileDescriptor, place.0);
@@ -124,7 +143,7 @@ impl<'a> Changes<'a> {
         self.allocator
             .placement()
             .note(wanted.owner, wanted.index, first);
-        let per_cluster = reader.blocks_per_cluster(self.resources);
+        let per_cluster = self.resources.blocks_per_cluster();
         for block in first..first + count {
             let steps = self
                 .clusters
@@ -165,7 +184,7 @@ impl<'a> Changes<'a> {
 
     /// Gives back the file block `block`.
     pub fn give_block(&mut self, block: u64, owner: FdAddr) {
-        let per_cluster = self.txn.reader().blocks_per_cluster(self.resources);
+        let per_cluster = self.resources.blocks_per_cluster();
         let place = (block / per_cluster, (block % per_cluster) as u32);
         self.give(ResourceKind::FileBlock, place, owner);
     }
@@ -265,7 +284,7 @@ impl<'a> Changes<'a> {
     fn count(&self, file: &ResourceFile, number: u64, steps: &Steps, sequence: u64) {
         let kind = file.kind();
         let freed = steps.given.len() as i64 - steps.taken.len() as i64;
-        let per_large = self.txn.reader().blocks_per_cluster(self.resources) as i64;
+        let per_large = self.resources.blocks_per_cluster() as i64;
         self.allocator.count(kind, freed, per_large);
         for step in &steps.given {
             self.allocator.wait(sequence, kind, (number, step.resource));
@@ -284,6 +303,31 @@ impl Drop for Changes<'_> {
             }
         }
     }
+}
+
+/// Marks a resource as free straight on the volume, past the journal, durably: for the journal's
+/// own block, once everything else is in place.
+pub fn give_back_in_place(
+    reader: &MetaReader,
+    resources: &Resources,
+    kind: ResourceKind,
+    (cluster, resource): Place,
+) -> Result<(), MetaError> {
+    let file = resources.file(kind).ok_or_else(|| no_file(kind))?;
+    let layout = reader.layout();
+    let place = file.cluster_place(reader, cluster)?;
+    let mut bytes = vec![0; layout.cluster_header_size() as usize];
+    reader.volume().read(place, &mut bytes)?;
+    let mut image = ClusterImage::from_bytes(layout, file.shape(cluster), bytes);
+    if image.give_back(resource) {
+        // Counts and bitmap are one sector, which a disk writes whole or not at all.
+        let start = layout.md_block as usize;
+        let sector = &image.bytes()[start..start + 512];
+        reader.volume().write(place + layout.md_block, sector)?;
+        reader.volume().flush()?;
+    }
+    reader.drop_cached(place.0..place.0 + layout.cluster_header_size());
+    Ok(())
 }
 
 fn no_file(kind: ResourceKind) -> MetaError {

@@ -19,7 +19,7 @@ mod system;
 pub use allocator::{AllocError, Allocator, Place as ResourcePlace};
 pub use block_map::{BlockMap, Place, Run};
 pub use blocks::Wanted;
-pub use changes::{Actor, Changes};
+pub use changes::{Actor, Changes, give_back_in_place};
 pub use error::MetaError;
 pub use resource_file::ResourceFile;
 pub use space::Space;

@@ -5,9 +5,12 @@
 
 mod clear;
 mod descriptor;
+mod directory;
 mod levels;
 mod map;
 mod reserve;
 mod write;
 
+pub use crate::file::entries_stub::DirHint;
 pub use descriptor::{FileEdit, NewFile};
+pub use directory::DirectoryEdit;

@@ -1,0 +1,122 @@
+//! Files that outlive their names, and their end.
+
+use super::engine::Engine;
+use super::error::FsError;
+use super::file_system::FileSystem;
+use crate::file::edit::FileEdit;
+use crate::format::FdAddr;
+
+impl FileSystem {
+    /// Keeps a file alive after its last name goes, until as many [`FileSystem::release`]s.
+    pub fn hold(&self, file: FdAddr) {
+        if let Some(engine) = &self.engine {
+            *engine.holds.entry(file).or_default() += 1;
+        }
+    }
+
+    /// Gives up `count` holds; a file without names or holds is deleted.
+    pub fn release(&self, file: FdAddr, count: u64) {
+        let Some(engine) = &self.engine else {
+            return;
+        };
+        let left = engine.holds.remove_if_mut(&file, |_, holds| {
+            *holds = holds.saturating_sub(count);
+            *holds == 0
+        });
+        if left.is_none() {
+            return;
+        }
+        if engine.nameless.contains(&file) {
+            self.reap_or_keep(engine, file);
+        } else {
+            engine.allocator.forget(file);
+        }
+    }
+
+    /// Deletes a file without names unless someone holds it; if that fails it is tried again
+    /// later.
+    pub(super) fn reap_or_keep(&self, engine: &Engine, file: FdAddr) {
+        engine.nameless.insert(file);
+        if let Err(error) = self.reap(engine, file) {
+            tracing::warn!(%file, "a deleted file's space can't be given back now: {error}");
+        }
+    }
+
+    /// Tries again what could not be deleted.
+    pub(super) fn reap_unheld(&self, engine: &Engine) {
+        let files: Vec<FdAddr> = engine.nameless.iter().map(|file| *file).collect();
+        for file in files {
+            if !engine.holds.contains_key(&file) {
+                self.reap_or_keep(engine, file);
+            }
+        }
+    }
+
+    fn reap(&self, engine: &Engine, file: FdAddr) -> Result<(), FsError> {
+        let _guard = engine.locks.write(&[file]);
+        if engine.holds.contains_key(&file) || !engine.nameless.contains(&file) {
+            return Ok(());
+        }
+        self.delete(engine, file)?;
+        engine.nameless.remove(&file);
+        Ok(())
+    }
+
+    /// Gives back everything that a locked file without names has.
+    fn delete(&self, engine: &Engine, file: FdAddr) -> Result<(), FsError> {
+        let place = self.store().place_of(file)?;
+        loop {
+            let more = self.change(engine, |changes| {
+                let mut edit = FileEdit::load(changes, file, place)?;
+                edit.cut(0);
+                let more = edit.trim()?;
+                if more {
+                    edit.save()?;
+                } else {
+                    edit.discard()?;
+                }
+                Ok(more)
+            })?;
+            if !more {
+                break;
+            }
+        }
+        self.store().drop_inode(file);
+        engine.forget_hints(&[file]);
+        engine.allocator.forget(file);
+        Ok(())
+    }
+
+    /// Goes on with what a host had begun to give back when it died: deletes files without names,
+    /// cuts off what is behind the end of others.
+    pub(super) fn finish_pending(&self, files: &[FdAddr]) -> Result<(), FsError> {
+        let engine = self.engine()?;
+        for &file in files {
+            let _guard = engine.locks.write(&[file]);
+            let Ok(inode) = self.locked(file) else {
+                // It was given back before the journal was done with it.
+                continue;
+            };
+            if inode.meta().links.get() == 0 {
+                self.delete(engine, file)?;
+                continue;
+            }
+            loop {
+                let more = self.change(engine, |changes| {
+                    let mut edit = FileEdit::load(changes, file, inode.offset())?;
+                    let more = edit.trim()?;
+                    edit.save()?;
+                    if !more {
+                        changes.txn.finish(file);
+                    }
+                    Ok(more)
+                })?;
+                if !more {
+                    break;
+                }
+            }
+            self.refresh(&[file])?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,353 @@
+//! Opening a volume for writing, after what other hosts left is in order, and closing it.
+
+use std::sync::atomic::Ordering::SeqCst;
+
+use super::engine::Engine;
+use super::error::FsError;
+use super::file_system::FileSystem;
+use crate::cluster::{self, Host, HostConfig, Membership};
+use crate::format::{
+    BlockAddr, FS_DESCRIPTOR_OFFSET, Family, FdAddr, FsDescriptor, HeartbeatState, Layout,
+    ResourceKind, Uuid,
+};
+use crate::journal::{Journal, JournalHeader, Log, MetaReader, replay};
+use crate::lvm::{Volume, VolumeOffset};
+use crate::resource::{Allocator, Changes, ResourcePlace, Resources, Wanted, give_back_in_place};
+
+/// Hosts that share a volume at most: each begins to look for blocks in another part of it.
+const PARTS: u64 = 64;
+/// Bytes of a journal in a file block, if those are larger.
+const MAX_JOURNAL: u64 = 2 << 20;
+
+/// What a dead host left: its slot, the address of its journal and what it had not finished.
+struct Left {
+    slot: VolumeOffset,
+    journal: Option<BlockAddr>,
+    pending: Vec<FdAddr>,
+}
+
+impl FileSystem {
+    /// Opens the file system on `volume` for reading and writing, as `host`.
+    ///
+    /// If a host is on the volume that may be dead this waits for a lease, and then replays what
+    /// it left. Call [`FileSystem::keep_up`] from time to time, and [`FileSystem::close`] at the
+    /// end.
+    ///
+    /// # Errors
+    /// [`FsError::NotWritable`] with the reason when the volume can only be read.
+    pub fn open_for_writing(volume: Volume, host: HostConfig) -> Result<Self, FsError> {
+        let mut bytes = [0; size_of::<FsDescriptor>()];
+        volume.read(VolumeOffset(FS_DESCRIPTOR_OFFSET), &mut bytes)?;
+        let fsd = FsDescriptor::parse(&bytes)?.clone();
+        let layout = Layout::new(&fsd)?;
+        refuse_unwritable(&volume, &fsd, &layout)?;
+        let left = recover(&volume, &layout, &host)?;
+
+        let mut fs = Self::open(volume)?;
+        if let Some((file, error)) = fs.store().resources().problems.first() {
+            let reason = format!("{} is damaged: {error}; run fsck.vmfs", file.name());
+            return Err(FsError::NotWritable(reason));
+        }
+        let engine = start(&fs, &fsd, host)?;
+        fs.engine = Some(engine);
+        fs.take_journal_block()?;
+        fs.settle(left)?;
+        Ok(fs)
+    }
+
+    /// Marks the journal's block as used: the first thing in the journal.
+    fn take_journal_block(&self) -> Result<(), FsError> {
+        let engine = self.engine()?;
+        let (kind, place) = engine.journal_block;
+        let (reader, resources) = (self.store().reader(), self.store().resources());
+        let mut changes = Changes::new(reader, resources, &engine.allocator, engine.actor());
+        changes.adopt(kind, place);
+        changes.publish()?;
+        self.sync()
+    }
+
+    /// Takes over from dead hosts: what they had not finished is noted in this host's journal,
+    /// then their journals and slots are given back, then it is finished.
+    fn settle(&self, left: Vec<Left>) -> Result<(), FsError> {
+        let engine = self.engine()?;
+        let pending: Vec<FdAddr> = left.iter().flat_map(|left| left.pending.clone()).collect();
+        if !pending.is_empty() {
+            self.change(engine, |changes| {
+                for &file in &pending {
+                    changes.txn.begin(file);
+                }
+                Ok(())
+            })?;
+            self.sync()?;
+        }
+        for dead in left {
+            let journal = dead.journal.and_then(|address| self.resource_at(address));
+            if let Some((kind, place)) = journal {
+                self.change(engine, |changes| {
+                    if changes.is_used(kind, place)? {
+                        changes.give(kind, place, FdAddr::ROOT);
+                    }
+                    Ok(())
+                })?;
+                self.sync()?;
+            }
+            cluster::clear_slot(self.volume(), dead.slot)?;
+        }
+        self.finish_pending(&pending)
+    }
+
+    /// The resource that a journal's address names.
+    fn resource_at(&self, address: BlockAddr) -> Option<(ResourceKind, ResourcePlace)> {
+        match address {
+            BlockAddr::Resource {
+                kind: kind @ ResourceKind::JournalBlock,
+                cluster,
+                resource,
+                ..
+            } => Some((kind, (cluster, resource))),
+            BlockAddr::FileBlock { block, .. } => {
+                let per_cluster = self.store().resources().blocks_per_cluster();
+                let place = (block / per_cluster, (block % per_cluster) as u32);
+                Some((ResourceKind::FileBlock, place))
+            }
+            _ => None,
+        }
+    }
+
+    /// Writes everything in place, gives back the journal and the heartbeat slot. Calls that
+    /// change the volume fail from now on.
+    ///
+    /// # Errors
+    /// When the volume fails: then everything that was durable is, and the next mount replays it.
+    pub fn close(&self) -> Result<(), FsError> {
+        let Some(engine) = &self.engine else {
+            return Ok(());
+        };
+        if engine.closed.load(SeqCst) {
+            return Ok(());
+        }
+        engine.holds.clear();
+        self.reap_unheld(engine);
+        engine.closed.store(true, SeqCst);
+        if engine.membership.is_lost() {
+            return Err(FsError::Fenced);
+        }
+        let reader = self.store().reader();
+        self.sync()?;
+        if let Some(journal) = reader.journal() {
+            journal.checkpoint(reader)?;
+        }
+        // With everything in place the journal has nothing to say any more, so the block can go
+        // past it. A cut before the slot is free makes the next host do both again.
+        let (kind, place) = engine.journal_block;
+        give_back_in_place(reader, self.store().resources(), kind, place)?;
+        engine.membership.release(self.volume())?;
+        Ok(())
+    }
+}
+
+/// Refuses what this version can read and must not write to.
+fn refuse_unwritable(volume: &Volume, fsd: &FsDescriptor, layout: &Layout) -> Result<(), FsError> {
+    /// Set while an administrator works on the volume.
+    const MAINTENANCE: u32 = 0x8;
+    let reason = if !volume.is_writable() {
+        "the device is open for reading only".to_owned()
+    } else if volume.missing().next().is_some() {
+        format!(
+            "{} of its devices are missing ({}); give them, or mount it with -o ro",
+            volume.missing_devices(),
+            volume.missing_names().join(", ")
+        )
+    } else if layout.family == Family::Vmfs3 {
+        "it is VMFS3, which can only be read; mount it with -o ro".to_owned()
+    } else if fsd.checksum_type != 0 {
+        format!(
+            "its metadata has checksums of type {}, which are not known; mount it with -o ro",
+            fsd.checksum_type
+        )
+    } else if fsd.config.get() & MAINTENANCE != 0 {
+        "it is in maintenance mode; mount it with -o ro".to_owned()
+    } else {
+        return Ok(());
+    };
+    Err(FsError::NotWritable(reason))
+}
+
+/// Looks at the hosts on the volume: refuses live ones and journals that only ESXi can replay,
+/// replays ours.
+fn recover(volume: &Volume, layout: &Layout, host: &HostConfig) -> Result<Vec<Left>, FsError> {
+    let found = cluster::hosts(volume, layout)?;
+    if found.is_empty() {
+        return Ok(Vec::new());
+    }
+    for other in &found {
+        if let HeartbeatState::Unknown(state) = other.state {
+            let reason = format!(
+                "heartbeat slot {} has the unknown state {state:#x}; run fsck.vmfs",
+                other.slot
+            );
+            return Err(FsError::NotWritable(reason));
+        }
+    }
+    tracing::info!(
+        "{} host(s) had the volume mounted and didn't unmount it; waiting {} s to see whether they live",
+        found.len(),
+        host.lease.as_secs_f32()
+    );
+    host.clock.sleep(host.lease);
+    let now = cluster::hosts(volume, layout)?;
+    if let Some(live) = now.iter().find(|other| !stands_still(&found, other)) {
+        let reason = format!(
+            "host {} ({}) has it mounted, and sharing a volume between hosts that write isn't built yet; unmount it there, or mount it with -o ro",
+            live.host, live.ip
+        );
+        return Err(FsError::NotWritable(reason));
+    }
+    now.iter()
+        .map(|dead| recover_from(volume, layout, dead))
+        .collect()
+}
+
+fn stands_still(before: &[Host], host: &Host) -> bool {
+    before.iter().any(|before| {
+        (before.slot, before.generation, before.stamp_us)
+            == (host.slot, host.generation, host.stamp_us)
+    })
+}
+
+fn recover_from(volume: &Volume, layout: &Layout, dead: &Host) -> Result<Left, FsError> {
+    let slot = dead.offset;
+    if dead.journal_addr == 0 {
+        return Ok(Left {
+            slot,
+            journal: None,
+            pending: Vec::new(),
+        });
+    }
+    let header = JournalHeader::read(volume, dead.journal)?;
+    let address = BlockAddr::decode(dead.journal_addr.into(), layout);
+    if let Some(header) = header.filter(|header| header.is_of(dead.host, dead.generation)) {
+        let replayed = replay(volume, dead.journal, &header)?;
+        tracing::info!(
+            host = %dead.host,
+            transactions = replayed.transactions,
+            bytes = replayed.bytes,
+            "replayed the journal of a host that didn't unmount"
+        );
+        return Ok(Left {
+            slot,
+            journal: Some(address),
+            pending: replayed.pending,
+        });
+    }
+    if crate::journal::is_unused(volume, layout, dead.journal)? {
+        tracing::info!(host = %dead.host, "a host didn't unmount; its journal is empty");
+        return Ok(Left {
+            slot,
+            journal: Some(address),
+            pending: Vec::new(),
+        });
+    }
+    Err(FsError::NotWritable(format!(
+        "host {} ({}) didn't unmount it, and its journal at {} may have changes that only an ESXi host can replay: mount and unmount it there, or mount it with --force-ro to read it as it is",
+        dead.host, dead.ip, dead.journal
+    )))
+}
+
+/// Takes a block for the journal, starts it, takes a heartbeat slot that names it.
+///
+/// In this order, so that a cut leaves nothing: a header in a free block means nothing, and a slot
+/// with a header is one that the next host takes back.
+fn start(fs: &FileSystem, fsd: &FsDescriptor, host: HostConfig) -> Result<Engine, FsError> {
+    let (reader, resources) = (fs.store().reader(), fs.store().resources());
+    let layout = reader.layout();
+    let free = cluster::free_slot(reader.volume(), layout)?.ok_or_else(|| {
+        FsError::NotWritable("all heartbeat slots are taken by other hosts".to_owned())
+    })?;
+    let clusters = resources
+        .file(ResourceKind::FileBlock)
+        .map_or(0, |file| file.header().clusters());
+    let allocator = Allocator::new(resources, free.number % PARTS * clusters / PARTS);
+    let (kind, place, block, length) = journal_place(reader, resources, &allocator)?;
+    let address = match kind {
+        ResourceKind::JournalBlock => BlockAddr::Resource {
+            kind,
+            cluster: place.0,
+            resource: place.1,
+            cow: false,
+        },
+        _ => BlockAddr::FileBlock {
+            block: block.0 >> layout.file_block_shift,
+            tbz: 0,
+            cow: false,
+        },
+    };
+    let raw = address.encode(layout) as u32;
+    let header = JournalHeader::new(
+        host.uuid,
+        free.offset.0,
+        free.generation,
+        length,
+        key(host.uuid, free.generation),
+    );
+    let log = Log::create(reader.volume(), block, &header)?;
+    let version = (fsd.major_version.get(), fsd.minor_version);
+    let membership = Membership::claim(reader.volume(), free, &host, version, (raw, block))?;
+    reader.start_journal(Journal::new(log));
+    Ok(Engine::new(host, membership, allocator, (kind, place)))
+}
+
+/// A number that no earlier use of the journal block had: hosts' UUIDs are random.
+fn key(host: Uuid, generation: u64) -> u64 {
+    let random = u64::from(host.time_hi.get()) << 32 | u64::from(host.time_lo.get());
+    let mac = host
+        .mac
+        .iter()
+        .fold(0, |mac, &byte| mac << 8 | u64::from(byte));
+    random ^ mac.rotate_left(16) ^ u64::from(host.random.get()).rotate_left(48) ^ generation
+}
+
+/// A free journal block: on VMFS6 of the journal file, before that a file block. It isn't marked
+/// as used yet.
+fn journal_place(
+    reader: &MetaReader,
+    resources: &Resources,
+    allocator: &Allocator,
+) -> Result<(ResourceKind, ResourcePlace, VolumeOffset, u64), FsError> {
+    let layout = reader.layout();
+    let no_space = |error| match error {
+        crate::resource::AllocError::Meta(error) => FsError::from(error),
+        _ => FsError::NotWritable(
+            "it has no free block for a journal; mount it with -o ro, or grow it".to_owned(),
+        ),
+    };
+    if layout.family == Family::Vmfs6 {
+        let kind = ResourceKind::JournalBlock;
+        let (place, _) = allocator
+            .take(reader, resources, kind, 0)
+            .map_err(no_space)?;
+        let file = resources.file(kind);
+        let Some(file) = file else {
+            return Err(no_space(crate::resource::AllocError::NoSpace { kind }));
+        };
+        let length = u64::from(file.header().resource_size.get());
+        let block = file.locate(reader, place.0, place.1)?;
+        return Ok((kind, place, block, length));
+    }
+    let kind = ResourceKind::FileBlock;
+    let wanted = Wanted {
+        owner: FdAddr::ROOT,
+        index: 0,
+        count: 1,
+        behind: None,
+        small: true,
+    };
+    let (block, _) = allocator
+        .take_blocks(reader, resources, wanted)
+        .map_err(no_space)?;
+    let per_cluster = resources.blocks_per_cluster();
+    let place = (block / per_cluster, (block % per_cluster) as u32);
+    let length = layout.file_block_size().min(MAX_JOURNAL);
+    let start = VolumeOffset(block << layout.file_block_shift);
+    Ok((kind, place, start, length))
+}

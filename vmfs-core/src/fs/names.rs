@@ -1,0 +1,512 @@
+//! Making, linking, unlinking and renaming.
+
+use std::sync::Arc;
+
+use super::changes::{Creator, Rename};
+use super::engine::Engine;
+use super::error::FsError;
+use super::file_system::FileSystem;
+use crate::file::edit::{DirectoryEdit, FileEdit, NewFile};
+use crate::file::{DirEntry, Inode};
+use crate::format::{FdAddr, FileKind, ResourceKind};
+use crate::resource::Changes;
+
+/// Names that a file may have: a 32-bit count on disk, and no reason to come near its end.
+const MAX_LINKS: u32 = 1 << 31;
+/// Longest target of a symbolic link (Linux' PATH_MAX, its zero byte not counted).
+const MAX_TARGET: usize = 4095;
+
+impl FileSystem {
+    /// Makes an empty regular file called `name`.
+    pub fn create(
+        &self,
+        directory: FdAddr,
+        name: &[u8],
+        creator: Creator,
+    ) -> Result<Arc<Inode>, FsError> {
+        self.make(directory, name, FileKind::Regular, creator, &[])
+    }
+
+    /// Makes a directory called `name`.
+    pub fn make_directory(
+        &self,
+        directory: FdAddr,
+        name: &[u8],
+        creator: Creator,
+    ) -> Result<Arc<Inode>, FsError> {
+        self.make(directory, name, FileKind::Directory, creator, &[])
+    }
+
+    /// Makes a symbolic link called `name` to `target`.
+    pub fn make_symlink(
+        &self,
+        directory: FdAddr,
+        name: &[u8],
+        target: &[u8],
+        creator: Creator,
+    ) -> Result<Arc<Inode>, FsError> {
+        if target.is_empty() || target.contains(&0) {
+            return Err(FsError::NotFound { name: Vec::new() });
+        }
+        if target.len() > MAX_TARGET {
+            return Err(FsError::NameTooLong {
+                name: target.to_vec(),
+                max: MAX_TARGET,
+            });
+        }
+        self.make(directory, name, FileKind::Symlink, creator, target)
+    }
+
+    fn make(
+        &self,
+        directory: FdAddr,
+        name: &[u8],
+        kind: FileKind,
+        creator: Creator,
+        target: &[u8],
+    ) -> Result<Arc<Inode>, FsError> {
+        let engine = self.engine()?;
+        self.check_name(name)?;
+        let made = self.change_names(engine, &[directory], |changes| {
+            // The descriptor comes first, because its number is one of those to lock.
+            let near = u64::from(directory.cluster());
+            let kind_of_fd = ResourceKind::FileDescriptor;
+            let (place, generation) = changes.take(kind_of_fd, near, directory)?;
+            let fd = FdAddr::new(place.0 as u32, place.1);
+            let _guard = engine.locks.write(&[directory, fd]);
+            let parent = self.locked_directory(directory)?;
+            if self.find_locked(engine, &parent, name)?.is_some() {
+                return Err(FsError::Exists {
+                    name: name.to_vec(),
+                });
+            }
+            let is_directory = kind == FileKind::Directory;
+            let new = NewFile {
+                kind,
+                mode: creator.mode,
+                uid: creator.uid,
+                gid: creator.gid,
+                parent: directory,
+            };
+            let mut edit = FileEdit::create(changes, fd, generation, &new)?;
+            if is_directory {
+                edit.meta_mut().links = 2.into();
+                let parent = (directory, parent.meta().generation.get());
+                edit = DirectoryEdit::create(edit, generation, parent)?;
+            } else if kind == FileKind::Symlink {
+                edit.write(0, target)?;
+            }
+            edit.save()?;
+            let mut edit = self.edit_directory(engine, changes, &parent)?;
+            edit.add(name, (fd, kind, generation))?;
+            edit.add_links(i32::from(is_directory));
+            edit.save()?;
+            Ok((fd, _guard))
+        })?;
+        let (fd, _guard) = made;
+        self.refresh(&[directory])?;
+        Ok(self.store().refresh(fd)?)
+    }
+
+    /// Gives `file` one more name.
+    pub fn link(
+        &self,
+        file: FdAddr,
+        directory: FdAddr,
+        name: &[u8],
+    ) -> Result<Arc<Inode>, FsError> {
+        let engine = self.engine()?;
+        self.check_name(name)?;
+        let _guard = engine.locks.write(&[directory, file]);
+        self.change_names(engine, &[directory], |changes| {
+            let parent = self.locked_directory(directory)?;
+            let inode = self.locked_changeable(file)?;
+            if inode.is_directory() {
+                return Err(FsError::IsDirectory { fd: file });
+            }
+            let links = inode.meta().links.get();
+            if links == 0 {
+                return Err(FsError::NotFound { name: Vec::new() });
+            }
+            if links >= MAX_LINKS {
+                return Err(FsError::TooManyLinks { fd: file });
+            }
+            if self.find_locked(engine, &parent, name)?.is_some() {
+                return Err(FsError::Exists {
+                    name: name.to_vec(),
+                });
+            }
+            let generation = inode.meta().generation.get();
+            let mut edit = self.edit_directory(engine, changes, &parent)?;
+            edit.add(name, (file, inode.kind(), generation))?;
+            edit.save()?;
+            self.add_links(changes, &inode, 1)
+        })?;
+        self.refresh(&[directory])?;
+        Ok(self.store().refresh(file)?)
+    }
+
+    /// Removes a name that isn't a directory's; with the last name and the last hold goes the file.
+    pub fn unlink(&self, directory: FdAddr, name: &[u8]) -> Result<(), FsError> {
+        self.remove(directory, name, false)
+    }
+
+    /// Removes an empty directory.
+    pub fn remove_directory(&self, directory: FdAddr, name: &[u8]) -> Result<(), FsError> {
+        self.remove(directory, name, true)
+    }
+
+    fn remove(&self, directory: FdAddr, name: &[u8], wants_directory: bool) -> Result<(), FsError> {
+        let engine = self.engine()?;
+        let fd = loop {
+            let fd = self.peek(engine, directory, name)?;
+            let guard = engine.locks.write(&[directory, fd]);
+            let parent = self.locked_directory(directory)?;
+            if self
+                .find_locked(engine, &parent, name)?
+                .map(|entry| entry.fd)
+                == Some(fd)
+            {
+                self.remove_locked(engine, &parent, name, fd, wants_directory)?;
+                drop(guard);
+                break fd;
+            }
+        };
+        if engine.nameless.contains(&fd) && !engine.holds.contains_key(&fd) {
+            self.reap_or_keep(engine, fd);
+        }
+        Ok(())
+    }
+
+    fn remove_locked(
+        &self,
+        engine: &Engine,
+        parent: &Arc<Inode>,
+        name: &[u8],
+        fd: FdAddr,
+        wants_directory: bool,
+    ) -> Result<(), FsError> {
+        let inode = self.locked_changeable(fd)?;
+        match (inode.is_directory(), wants_directory) {
+            (true, false) => return Err(FsError::IsDirectory { fd }),
+            (false, true) => return Err(not_a_directory(&inode)),
+            (true, true) => self.check_empty(&inode)?,
+            (false, false) => {}
+        }
+        let gone = inode.is_directory() || inode.meta().links.get() <= 1;
+        self.change_names(engine, &[parent.fd()], |changes| {
+            let mut edit = self.edit_directory(engine, changes, parent)?;
+            edit.remove(name)?;
+            edit.add_links(-i32::from(wants_directory));
+            edit.save()?;
+            self.drop_link(changes, &inode)
+        })?;
+        if gone {
+            engine.nameless.insert(fd);
+        }
+        self.refresh(&[parent.fd(), fd])
+    }
+
+    /// Gives what is called `name` in `directory` the name `new_name` in `new_directory`, in one
+    /// step.
+    pub fn rename(
+        &self,
+        directory: FdAddr,
+        name: &[u8],
+        new_directory: FdAddr,
+        new_name: &[u8],
+        how: Rename,
+    ) -> Result<(), FsError> {
+        let engine = self.engine()?;
+        self.check_name(new_name)?;
+        loop {
+            let source = self.peek(engine, directory, name)?;
+            let target = match self.peek(engine, new_directory, new_name) {
+                Ok(fd) => Some(fd),
+                Err(FsError::NotFound { .. }) => None,
+                Err(error) => return Err(error),
+            };
+            let mut moves_directory = self.inode(source)?.is_directory();
+            if let (Rename::Exchange, Some(target)) = (how, target) {
+                moves_directory |= self.inode(target)?.is_directory();
+            }
+            let crosses = directory != new_directory;
+            let moving = (crosses && moves_directory).then(|| engine.moving.lock());
+            if moving.is_some() {
+                self.check_not_below(source, new_directory)?;
+                if let (Rename::Exchange, Some(target)) = (how, target) {
+                    self.check_not_below(target, directory)?;
+                }
+            }
+            let mut files = vec![directory, new_directory, source];
+            files.extend(target);
+            let guard = engine.locks.write(&files);
+            let old = self.locked_directory(directory)?;
+            let new = self.locked_directory(new_directory)?;
+            let found = self.find_locked(engine, &old, name)?;
+            let replaced = self.find_locked(engine, &new, new_name)?;
+            if found.map(|entry| entry.fd) != Some(source)
+                || replaced.map(|entry| entry.fd) != target
+            {
+                continue;
+            }
+            let source = self.locked_changeable(source)?;
+            let target = match target {
+                Some(fd) => Some(self.locked_changeable(fd)?),
+                None => None,
+            };
+            let ends = [(&old, name), (&new, new_name)];
+            self.rename_locked(engine, ends, &source, target.as_ref(), how)?;
+            self.refresh(&files)?;
+            drop(guard);
+            if let Some(target) = target.map(|target| target.fd())
+                && engine.nameless.contains(&target)
+                && !engine.holds.contains_key(&target)
+            {
+                self.reap_or_keep(engine, target);
+            }
+            return Ok(());
+        }
+    }
+
+    fn rename_locked(
+        &self,
+        engine: &Engine,
+        [(old, name), (new, new_name)]: [(&Arc<Inode>, &[u8]); 2],
+        source: &Arc<Inode>,
+        target: Option<&Arc<Inode>>,
+        how: Rename,
+    ) -> Result<(), FsError> {
+        match (how, target) {
+            (Rename::NoReplace, Some(_)) => {
+                return Err(FsError::Exists {
+                    name: new_name.to_vec(),
+                });
+            }
+            (Rename::Exchange, None) => {
+                return Err(FsError::NotFound {
+                    name: new_name.to_vec(),
+                });
+            }
+            // Two names of one file: rename(2) leaves both.
+            (_, Some(target)) if target.fd() == source.fd() => return Ok(()),
+            (Rename::Replace, Some(target)) => match (source.is_directory(), target.is_directory())
+            {
+                (true, false) => return Err(not_a_directory(target)),
+                (false, true) => return Err(FsError::IsDirectory { fd: target.fd() }),
+                (true, true) => self.check_empty(target)?,
+                (false, false) => {}
+            },
+            _ => {}
+        }
+        let crosses = old.fd() != new.fd();
+        let entry = |inode: &Inode| (inode.fd(), inode.kind(), inode.meta().generation.get());
+        self.change_names(engine, &[old.fd(), new.fd()], |changes| {
+            if let (Rename::Exchange, Some(target)) = (how, target) {
+                let difference =
+                    i32::from(source.is_directory()) - i32::from(target.is_directory());
+                let mut edit = self.edit_directory(engine, changes, new)?;
+                edit.replace(new_name, entry(source))?;
+                edit.add_links(if crosses { difference } else { 0 });
+                edit.save()?;
+                let mut edit = self.edit_directory(engine, changes, old)?;
+                edit.replace(name, entry(target))?;
+                edit.add_links(if crosses { -difference } else { 0 });
+                edit.save()?;
+                self.set_parent(changes, source, new, crosses)?;
+                return self.set_parent(changes, target, old, crosses);
+            }
+            let mut edit = self.edit_directory(engine, changes, new)?;
+            let mut links = i32::from(source.is_directory() && crosses);
+            if let Some(target) = target {
+                edit.replace(new_name, entry(source))?;
+                links -= i32::from(target.is_directory());
+            } else {
+                edit.add(new_name, entry(source))?;
+            }
+            edit.add_links(links);
+            edit.save()?;
+            let mut edit = self.edit_directory(engine, changes, old)?;
+            edit.remove(name)?;
+            edit.add_links(-i32::from(source.is_directory() && crosses));
+            edit.save()?;
+            if let Some(target) = target {
+                self.drop_link(changes, target)?;
+            }
+            self.set_parent(changes, source, new, crosses)
+        })?;
+        if let (Rename::Replace, Some(target)) = (how, target)
+            && (target.is_directory() || target.meta().links.get() <= 1)
+        {
+            engine.nameless.insert(target.fd());
+        }
+        Ok(())
+    }
+
+    /// Notes that `inode` has its name in `parent` now.
+    fn set_parent(
+        &self,
+        changes: &mut Changes<'_>,
+        inode: &Inode,
+        parent: &Inode,
+        crosses: bool,
+    ) -> Result<(), FsError> {
+        let now = changes.now();
+        let wide = self.layout().family == crate::format::Family::Vmfs6;
+        let mut edit = FileEdit::load(changes, inode.fd(), inode.offset())?;
+        edit.meta_mut().ctime = now.into();
+        if crosses && wide {
+            edit.meta_mut().parent_fd = parent.fd().raw().into();
+        }
+        if crosses && inode.is_directory() {
+            let parent = (parent.fd(), parent.meta().generation.get());
+            edit = DirectoryEdit::set_parent(edit, parent)?;
+        }
+        Ok(edit.save()?)
+    }
+
+    /// Takes a name off a file's count; with the last one it is to be deleted.
+    fn drop_link(&self, changes: &mut Changes<'_>, inode: &Inode) -> Result<(), FsError> {
+        let links = inode.meta().links.get();
+        if inode.is_directory() {
+            self.add_links(changes, inode, -i64::from(links))?;
+        } else {
+            self.add_links(changes, inode, -1)?;
+        }
+        if inode.is_directory() || links <= 1 {
+            changes.txn.begin(inode.fd());
+        }
+        Ok(())
+    }
+
+    fn add_links(
+        &self,
+        changes: &mut Changes<'_>,
+        inode: &Inode,
+        more: i64,
+    ) -> Result<(), FsError> {
+        let now = changes.now();
+        let mut edit = FileEdit::load(changes, inode.fd(), inode.offset())?;
+        let meta = edit.meta_mut();
+        let links = u64::from(meta.links.get()).saturating_add_signed(more);
+        meta.links = (links as u32).into();
+        meta.ctime = now.into();
+        Ok(edit.save()?)
+    }
+
+    fn edit_directory<'c, 'a>(
+        &self,
+        engine: &Engine,
+        changes: &'c mut Changes<'a>,
+        directory: &Inode,
+    ) -> Result<DirectoryEdit<'c, 'a>, FsError> {
+        let hint = engine.hint(directory.fd());
+        let edit = FileEdit::load(changes, directory.fd(), directory.offset())?;
+        Ok(DirectoryEdit::new(edit, hint))
+    }
+
+    /// [`FileSystem::change`] for directories: what is known of them is forgotten on an error.
+    fn change_names<T>(
+        &self,
+        engine: &Engine,
+        directories: &[FdAddr],
+        mut work: impl FnMut(&mut Changes<'_>) -> Result<T, FsError>,
+    ) -> Result<T, FsError> {
+        self.change(engine, |changes| {
+            let result = work(changes);
+            if result.is_err() {
+                engine.forget_hints(directories);
+            }
+            result
+        })
+        .inspect_err(|_| engine.forget_hints(directories))
+    }
+
+    /// The entry `name` of a directory that the caller has locked.
+    pub(super) fn find_locked(
+        &self,
+        engine: &Engine,
+        directory: &Inode,
+        name: &[u8],
+    ) -> Result<Option<DirEntry>, FsError> {
+        let hint = engine.hint(directory.fd());
+        Ok(DirectoryEdit::lookup(self.store(), directory, name, &hint)?)
+    }
+
+    /// The file that has a name at this moment.
+    fn peek(&self, engine: &Engine, directory: FdAddr, name: &[u8]) -> Result<FdAddr, FsError> {
+        let _guard = engine.locks.read(directory);
+        let parent = self.locked_directory(directory)?;
+        let max = self.layout().max_name();
+        if name.len() > max {
+            return Err(FsError::NameTooLong {
+                name: name.to_vec(),
+                max,
+            });
+        }
+        let found = self.find_locked(engine, &parent, name)?;
+        found
+            .map(|entry| entry.fd)
+            .ok_or_else(|| FsError::NotFound {
+                name: name.to_vec(),
+            })
+    }
+
+    fn check_name(&self, name: &[u8]) -> Result<(), FsError> {
+        let max = self.layout().max_name();
+        if name == b"." || name == b".." {
+            return Err(FsError::Exists {
+                name: name.to_vec(),
+            });
+        }
+        if name.is_empty() || name.contains(&b'/') || name.contains(&0) {
+            return Err(FsError::Invalid("a name is neither empty nor has / in it"));
+        }
+        if name.len() > max {
+            return Err(FsError::NameTooLong {
+                name: name.to_vec(),
+                max,
+            });
+        }
+        Ok(())
+    }
+
+    fn check_empty(&self, directory: &Inode) -> Result<(), FsError> {
+        let mut empty = true;
+        crate::file::Directory::new(self.store(), directory)?.for_each(0, &mut |_| {
+            empty = false;
+            false
+        })?;
+        if empty {
+            return Ok(());
+        }
+        Err(FsError::NotEmpty { fd: directory.fd() })
+    }
+
+    /// Fails when `directory` is `file` or lies below it.
+    fn check_not_below(&self, file: FdAddr, directory: FdAddr) -> Result<(), FsError> {
+        /// Deeper trees than that have a loop.
+        const MAX_DEPTH: u32 = 1 << 16;
+        let mut at = directory;
+        for _ in 0..MAX_DEPTH {
+            if at == file {
+                return Err(FsError::Invalid("a directory can't move below itself"));
+            }
+            if at == FdAddr::ROOT {
+                return Ok(());
+            }
+            let inode = self.inode(at)?;
+            at = self.parent(&inode)?;
+        }
+        Err(FsError::Loop { path: Vec::new() })
+    }
+}
+
+fn not_a_directory(inode: &Inode) -> FsError {
+    crate::file::FileError::WrongKind {
+        fd: inode.fd(),
+        found: inode.kind(),
+        wanted: "directory",
+    }
+    .into()
+}

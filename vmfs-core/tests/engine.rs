@@ -1,0 +1,220 @@
+//! The write engine against a model: random operations, then the structure is checked and
+//! everything read back, also after an unmount that never happened.
+
+mod common;
+
+use std::collections::BTreeMap;
+
+use common::{Host, MIB, Random, fsck, mount, volume};
+use vmfs_core::format::{Family, FdAddr};
+use vmfs_core::fs::{Allocate, Changes, Creator, FileSystem, FsError, Rename};
+
+const CREATOR: Creator = Creator {
+    mode: 0o644,
+    uid: 7,
+    gid: 8,
+};
+
+fn create(fs: &FileSystem, name: &str) -> FdAddr {
+    let made = fs.create(FdAddr::ROOT, name.as_bytes(), CREATOR);
+    made.expect("create").fd()
+}
+
+fn content(fs: &FileSystem, fd: FdAddr) -> Vec<u8> {
+    let inode = fs.inode(fd).expect("inode");
+    let mut bytes = vec![0xee; inode.length() as usize];
+    assert_eq!(fs.read(&inode, 0, &mut bytes).expect("read"), bytes.len());
+    bytes
+}
+
+#[test]
+fn files_grow_through_every_kind_of_map() {
+    for family in [Family::Vmfs5, Family::Vmfs6] {
+        let lun = volume(family);
+        let fs = mount(&lun, &Host::new(1));
+        let fd = create(&fs, "growing");
+        let mut model = Vec::new();
+        let mut random = Random::new(3);
+        for length in [10, 900, 3000, 7000, 60_000, 200_000, 5 << 20, 6 << 20] {
+            let at = model.len();
+            model.resize(length, 0);
+            random.fill(&mut model[at..]);
+            fs.write(fd, at as u64, &model[at..]).expect("write");
+            assert!(content(&fs, fd) == model, "{family} {length}");
+        }
+        // Far out: pointer blocks, then pointer blocks of them.
+        for offset in [400 * MIB, 3 << 40, 60 << 40] {
+            fs.write(fd, offset, b"far").expect("write");
+            let inode = fs.inode(fd).expect("inode");
+            let mut back = [1; 8];
+            fs.read(&inode, offset - 5, &mut back).expect("read");
+            assert_eq!(&back, b"\0\0\0\0\0far", "{family} {offset:#x}");
+        }
+        fs.sync().expect("sync");
+        fs.close().expect("close");
+        fsck(&lun);
+        let fs = mount(&lun, &Host::new(2));
+        let inode = fs.resolve(b"/growing", true).expect("file");
+        assert_eq!(inode.length(), (60 << 40) + 3);
+        let mut bytes = vec![0; model.len()];
+        fs.read(&inode, 0, &mut bytes).expect("read");
+        assert!(bytes == model);
+        let before = fs.space();
+        let cut = Changes {
+            size: Some(100),
+            ..Changes::default()
+        };
+        fs.set_attributes(fd, &cut).expect("truncate");
+        assert_eq!(content(&fs, fd), model[..100]);
+        fs.unlink(FdAddr::ROOT, b"growing").expect("unlink");
+        assert!(fs.space().free_blocks > before.free_blocks);
+        fs.close().expect("close");
+        fsck(&lun);
+    }
+}
+
+/// One file as it should be.
+#[derive(Clone, Default)]
+struct Model {
+    bytes: Vec<u8>,
+}
+
+fn random_operations(family: Family, seed: u64, steps: u32, keep_size_too: bool) {
+    let lun = volume(family);
+    let mut host = 1;
+    let mut fs = mount(&lun, &Host::new(host));
+    let mut random = Random::new(seed);
+    let mut files: BTreeMap<String, Model> = BTreeMap::new();
+    for step in 0..steps {
+        let name = format!("f{}", random.below(12));
+        let there = files.contains_key(&name);
+        let lookup = |fs: &FileSystem| fs.resolve(name.as_bytes(), true).expect("file").fd();
+        match random.below(20) {
+            _ if !there => {
+                create(&fs, &name);
+                files.insert(name, Model::default());
+            }
+            0 => {
+                fs.unlink(FdAddr::ROOT, name.as_bytes()).expect("unlink");
+                files.remove(&name);
+            }
+            1 => {
+                let other = format!("f{}", random.below(12));
+                fs.rename(
+                    FdAddr::ROOT,
+                    name.as_bytes(),
+                    FdAddr::ROOT,
+                    other.as_bytes(),
+                    Rename::Replace,
+                )
+                .expect("rename");
+                let model = files.remove(&name).expect("there");
+                files.insert(other, model);
+            }
+            2..=4 => {
+                let size = random.size();
+                let fd = lookup(&fs);
+                let cut = Changes {
+                    size: Some(size),
+                    ..Changes::default()
+                };
+                fs.set_attributes(fd, &cut).expect("truncate");
+                let model = files.get_mut(&name).expect("there");
+                model.bytes.resize(size as usize, 0);
+            }
+            5..=8 => {
+                let (offset, length) = (random.size(), random.size().max(1));
+                let how = [Allocate::Reserve, Allocate::Zero, Allocate::PunchHole];
+                let how = how[random.below(3) as usize];
+                let keep_size = keep_size_too && random.below(2) == 0;
+                let fd = lookup(&fs);
+                fs.allocate(fd, offset, length, how, keep_size)
+                    .expect("allocate");
+                let model = files.get_mut(&name).expect("there");
+                let end = (offset + length) as usize;
+                if how != Allocate::Reserve {
+                    let stop = end.min(model.bytes.len());
+                    let start = (offset as usize).min(stop);
+                    model.bytes[start..stop].fill(0);
+                }
+                if !keep_size && how != Allocate::PunchHole && end > model.bytes.len() {
+                    model.bytes.resize(end, 0);
+                }
+            }
+            9 => fs.sync().expect("sync"),
+            10 if random.below(4) == 0 => {
+                // The host dies, or goes in peace.
+                fs.sync().expect("sync");
+                if random.below(2) == 0 {
+                    fs.close().expect("close");
+                    fsck(&lun);
+                }
+                host += 1;
+                fs = mount(&lun, &Host::new(host));
+            }
+            _ => {
+                let mut data = vec![0; random.size().max(1) as usize];
+                random.fill(&mut data);
+                let offset = random.size();
+                let fd = lookup(&fs);
+                fs.write(fd, offset, &data).expect("write");
+                let model = files.get_mut(&name).expect("there");
+                let end = offset as usize + data.len();
+                if end > model.bytes.len() {
+                    model.bytes.resize(end, 0);
+                }
+                model.bytes[offset as usize..end].copy_from_slice(&data);
+            }
+        }
+        let name = format!("f{}", random.below(12));
+        if let Some(model) = files.get(&name) {
+            let fd = fs.resolve(name.as_bytes(), true).expect("file").fd();
+            assert!(
+                content(&fs, fd) == model.bytes,
+                "seed {seed} step {step} {name}"
+            );
+        }
+    }
+    fs.close().expect("close");
+    fsck(&lun);
+    let fs = mount(&lun, &Host::new(1000));
+    for (name, model) in &files {
+        let fd = fs.resolve(name.as_bytes(), true).expect("file").fd();
+        assert!(content(&fs, fd) == model.bytes, "seed {seed} {name}");
+    }
+    for name in files.keys() {
+        fs.unlink(FdAddr::ROOT, name.as_bytes()).expect("unlink");
+    }
+    fs.close().expect("close");
+    fsck(&lun);
+}
+
+#[test]
+fn random_operations_on_vmfs5() {
+    (0..4).for_each(|seed| random_operations(Family::Vmfs5, seed, 400, seed % 2 == 1));
+}
+
+#[test]
+fn random_operations_on_vmfs6() {
+    (0..4).for_each(|seed| random_operations(Family::Vmfs6, seed, 400, seed % 2 == 1));
+}
+
+#[test]
+fn a_file_lives_while_it_is_held() {
+    let lun = volume(Family::Vmfs5);
+    let fs = mount(&lun, &Host::new(1));
+    let fd = create(&fs, "open");
+    fs.write(fd, 0, &vec![5; 3 << 20]).expect("write");
+    fs.hold(fd);
+    fs.unlink(FdAddr::ROOT, b"open").expect("unlink");
+    assert!(matches!(
+        fs.resolve(b"/open", true),
+        Err(FsError::NotFound { .. })
+    ));
+    assert!(content(&fs, fd).iter().all(|&byte| byte == 5));
+    fs.sync().expect("sync");
+    // The host dies; the next one deletes what has no name.
+    let fs = mount(&lun, &Host::new(2));
+    fs.close().expect("close");
+    fsck(&lun);
+}
