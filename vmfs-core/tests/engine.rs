@@ -218,3 +218,25 @@ fn a_file_lives_while_it_is_held() {
     fs.close().expect("close");
     fsck(&lun);
 }
+
+#[test]
+fn readers_see_what_a_dead_host_left_in_its_journal() {
+    let lun = volume(Family::Vmfs5);
+    let fs = mount(&lun, &Host::new(1));
+    let fd = create(&fs, "new");
+    fs.write(fd, 0, b"resident").expect("write");
+    fs.sync().expect("sync");
+    drop(fs);
+    let read = || {
+        let volume = vmfs_core::lvm::open_luns(vec![lun.clone()]).expect("volume");
+        FileSystem::open(volume).expect("open")
+    };
+    let reader = read();
+    let inode = reader.resolve(b"/new", true).expect("file");
+    assert_eq!(content(&reader, inode.fd()), b"resident");
+    fsck(&lun);
+    mount(&lun, &Host::new(2)).close().expect("close");
+    reader.forget();
+    assert_eq!(content(&reader, inode.fd()), b"resident");
+    assert_eq!(content(&read(), inode.fd()), b"resident");
+}

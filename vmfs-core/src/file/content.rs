@@ -19,7 +19,7 @@ impl FileStore {
         refuse_raw_disk(inode)?;
         let left = inode.length().saturating_sub(offset);
         let wanted = buf.len().min(usize::try_from(left).unwrap_or(usize::MAX));
-        let is_metadata = self.reader().journal().is_some()
+        let is_metadata = self.reader().is_layered()
             && (inode.is_directory() || inode.map().zero_level() == ZeroLevel::Resident);
         let mut done = 0;
         while done < wanted {

@@ -9,8 +9,10 @@ use super::engine::Engine;
 use super::error::FsError;
 use crate::cluster::{self, Host};
 use crate::file::{DirEntry, Directory, FileError, FileStore, Inode, SeekTo};
-use crate::format::{FS_DESCRIPTOR_OFFSET, Family, FdAddr, FileKind, FsDescriptor, Layout};
-use crate::journal::MetaReader;
+use crate::format::{
+    FS_DESCRIPTOR_OFFSET, Family, FdAddr, FileKind, FsDescriptor, HeartbeatState, Layout,
+};
+use crate::journal::{JournalHeader, MetaReader, look_through};
 use crate::lvm::{Volume, VolumeOffset};
 use crate::resource::{Place, Resources, Run, Space};
 
@@ -21,6 +23,32 @@ const INDEX_MEMORY: u64 = 24 << 20;
 const INDEX_ENTRY: u64 = 96;
 /// Longest target of a symbolic link (Linux' PATH_MAX).
 const MAX_LINK_TARGET: u64 = 4096;
+
+/// Lets `reader` show what hosts have in their journals and not in place: those that died with
+/// the volume mounted, or have it mounted now.
+fn look_through_journals(reader: &MetaReader) {
+    let hosts = cluster::hosts(reader.volume(), reader.layout());
+    for host in hosts.unwrap_or_default() {
+        if host.state != HeartbeatState::InUse || host.journal_addr == 0 {
+            continue;
+        }
+        let shown = JournalHeader::read(reader.volume(), host.journal)
+            .map_err(Into::into)
+            .and_then(|header| {
+                let header = header.filter(|header| header.is_of(host.host, host.generation));
+                header.map_or(Ok(0), |header| look_through(reader, host.journal, &header))
+            });
+        match shown {
+            Ok(0) => {}
+            Ok(transactions) => {
+                tracing::debug!(host = %host.host, transactions, "shown from the journal")
+            }
+            Err(error) => {
+                tracing::warn!(host = %host.host, %error, "its journal can't be read; its last changes may be missing")
+            }
+        }
+    }
+}
 
 /// Names listed while a directory is locked.
 const LISTED_AT_ONCE: usize = 256;
@@ -80,17 +108,25 @@ fn name_cache() -> Cache<FdAddr, Arc<NameIndex>, IndexWeight> {
 }
 
 impl FileSystem {
-    /// Opens the file system on `volume`, read-only.
+    /// Opens the file system on `volume`, read-only. What a host has in its journal and not in
+    /// place yet is seen as if it were.
     ///
     /// # Errors
     /// [`FsError`] when there is no file system of a known version, or its descriptor or `.fdc.sf`
     /// can't be read.
     pub fn open(volume: Volume) -> Result<Self, FsError> {
+        Self::open_layered(volume, true)
+    }
+
+    pub(super) fn open_layered(volume: Volume, journals: bool) -> Result<Self, FsError> {
         let mut bytes = [0; size_of::<FsDescriptor>()];
         volume.read(VolumeOffset(FS_DESCRIPTOR_OFFSET), &mut bytes)?;
         let fsd = FsDescriptor::parse(&bytes)?.clone();
         let layout = Layout::new(&fsd)?;
         let reader = MetaReader::new(volume, layout);
+        if journals {
+            look_through_journals(&reader);
+        }
         let resources = Resources::open(&reader, &fsd)?;
         for (file, error) in &resources.problems {
             tracing::warn!(file = file.name(), %error, "damaged; files that need it can't be read");
@@ -133,6 +169,9 @@ impl FileSystem {
     /// since is seen from now on. Free counts stay as they are.
     pub fn forget(&self) {
         self.store.forget();
+        if self.engine.is_none() {
+            look_through_journals(self.store.reader());
+        }
         self.names.clear();
     }
 

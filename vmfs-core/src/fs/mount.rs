@@ -43,13 +43,14 @@ impl FileSystem {
         refuse_unwritable(&volume, &fsd, &layout)?;
         let left = recover(&volume, &layout, &host)?;
 
-        let mut fs = Self::open(volume)?;
+        let mut fs = Self::open_layered(volume, false)?;
         if let Some((file, error)) = fs.store().resources().problems.first() {
             let reason = format!("{} is damaged: {error}; run fsck.vmfs", file.name());
             return Err(FsError::NotWritable(reason));
         }
         let engine = start(&fs, &fsd, host)?;
         fs.engine = Some(engine);
+        // Should this fail, the slot stays: the next mount goes on from there.
         fs.take_journal_block()?;
         fs.settle(left)?;
         Ok(fs)

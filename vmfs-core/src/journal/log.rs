@@ -165,19 +165,20 @@ impl Log {
         Ok(found)
     }
 
-    /// Checks that a range which a transaction names lies on the volume, in whole sectors.
+    /// Checks that a range which a transaction names lies on the volume, in whole units.
     pub(super) fn check_range(
         volume: &Volume,
         place: VolumeOffset,
         offset: u64,
         length: u64,
+        unit: u64,
     ) -> Result<(), Damage> {
-        let whole = offset.is_multiple_of(512) && length.is_multiple_of(512);
+        let whole = offset.is_multiple_of(unit) && length.is_multiple_of(unit);
         let end = offset.checked_add(length);
         if whole && end.is_some_and(|end| end <= volume.size()) {
             return Ok(());
         }
-        let expected = "whole sectors of the volume";
+        let expected = format!("multiples of {unit} on the volume");
         let found = format!("{length} bytes at {offset:#x}");
         Err(Damage::new(
             "journal transaction",

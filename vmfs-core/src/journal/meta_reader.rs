@@ -1,11 +1,12 @@
 use std::collections::HashMap;
 use std::ops::Range;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
 
 use super::error::JournalError;
 use super::journal::Journal;
 use super::overlay::{Overlay, Publisher};
-use super::patch::PIECE;
+use super::patch::{PIECE, PatchMap};
 use super::txn::Txn;
 use crate::format::Layout;
 use crate::lvm::{LvmError, Volume, VolumeOffset};
@@ -22,6 +23,7 @@ pub struct MetaReader {
     layout: Layout,
     overlay: Overlay,
     journal: OnceLock<Journal>,
+    layered: AtomicBool,
 }
 
 impl MetaReader {
@@ -32,6 +34,7 @@ impl MetaReader {
             layout,
             overlay: Overlay::new(CACHED_PIECES),
             journal: OnceLock::new(),
+            layered: AtomicBool::new(false),
         }
     }
 
@@ -56,13 +59,29 @@ impl MetaReader {
         self.journal.get()
     }
 
+    /// Whether metadata can be newer than what is in place: then it must be read through here.
+    pub fn is_layered(&self) -> bool {
+        self.journal().is_some() || self.layered.load(Relaxed)
+    }
+
+    /// Shows `patches` over what is on the volume.
+    pub(super) fn show(&self, patches: &PatchMap) {
+        self.layered.store(true, Relaxed);
+        self.overlay.show(patches);
+    }
+
     pub(super) fn overlay(&self) -> &Overlay {
         &self.overlay
     }
 
-    /// Empties the cache: what is read from now on is what is on the volume now.
+    /// Empties the cache, and forgets journals that were looked through: what is read from now on
+    /// is what is on the volume now.
     pub fn forget(&self) {
-        self.overlay.clear();
+        if self.journal().is_none() && self.layered.swap(false, Relaxed) {
+            self.overlay.hide();
+        } else {
+            self.overlay.clear();
+        }
     }
 
     /// Forgets what is cached of a range, because it was written to directly.

@@ -21,5 +21,5 @@ pub use journal::Journal;
 pub use log::{JournalHeader, Log};
 pub use meta_reader::MetaReader;
 pub use overlay::Publisher;
-pub use replay::{Replayed, replay};
+pub use replay::{Replayed, look_through, replay};
 pub use txn::Txn;

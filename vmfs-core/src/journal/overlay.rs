@@ -161,6 +161,18 @@ impl Overlay {
         result
     }
 
+    /// Shows `patches` as if they had been committed.
+    pub(super) fn show(&self, patches: &PatchMap) {
+        self.state().committed.merge(patches);
+        self.clear();
+    }
+
+    /// Shows the volume as it is again.
+    pub(super) fn hide(&self) {
+        self.state().committed = PatchMap::default();
+        self.clear();
+    }
+
     /// What was committed is in place.
     pub(super) fn checkpointed(&self) {
         let mut state = self.state();

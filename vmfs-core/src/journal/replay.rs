@@ -1,7 +1,13 @@
+use super::codec::Redo;
 use super::error::JournalError;
 use super::log::{JournalHeader, Log};
+use super::meta_reader::MetaReader;
+use super::patch::{PIECE, PatchMap, SECTOR};
 use crate::format::FdAddr;
 use crate::lvm::{Volume, VolumeOffset};
+
+/// Longest write that brings metadata in place.
+const MAX_WRITE: usize = 1 << 20;
 
 /// What a replay did.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -24,43 +30,61 @@ pub fn replay(
     header: &JournalHeader,
 ) -> Result<Replayed, JournalError> {
     let transactions = Log::read_all(volume, place, header)?;
-    let mut done = Replayed {
-        transactions: transactions.len(),
-        ..Replayed::default()
-    };
-    for redo in &transactions {
-        for image in &redo.images {
-            Log::check_range(volume, place, image.offset, image.bytes.len() as u64)?;
-        }
-        for &(offset, length) in &redo.revoked {
-            Log::check_range(volume, place, offset, length)?;
-        }
-    }
-    for (index, redo) in transactions.iter().enumerate() {
-        // A range that a later transaction revoked holds data by now, which must stay.
-        let revoked: Vec<(u64, u64)> = transactions[index + 1..]
-            .iter()
-            .flat_map(|later| later.revoked.iter().copied())
-            .collect();
-        for image in &redo.images {
-            for (sector, bytes) in (0..).zip(image.bytes.chunks(512)) {
-                let offset = image.offset + sector * 512;
-                let is_revoked = revoked
-                    .iter()
-                    .any(|&(start, length)| (start..start + length).contains(&offset));
-                if !is_revoked {
-                    volume.write(VolumeOffset(offset), bytes)?;
-                    done.bytes += bytes.len() as u64;
-                }
-            }
-        }
+    let patches = outcome(volume, place, &transactions)?;
+    for (offset, bytes) in patches.runs(MAX_WRITE) {
+        volume.write(VolumeOffset(offset), &bytes)?;
     }
     volume.flush()?;
     let pending = transactions.last().map(|redo| redo.pending.as_slice());
-    done.pending = pending
-        .unwrap_or_default()
-        .iter()
-        .filter_map(|&raw| FdAddr::from_raw(raw))
-        .collect();
-    Ok(done)
+    Ok(Replayed {
+        transactions: transactions.len(),
+        bytes: patches.bytes(),
+        pending: pending
+            .unwrap_or_default()
+            .iter()
+            .filter_map(|&raw| FdAddr::from_raw(raw))
+            .collect(),
+    })
+}
+
+/// Lets `reader` show the volume as a replay of the journal at `place` would leave it, without
+/// writing anything; how many transactions that are.
+///
+/// # Errors
+/// As for [`replay`].
+pub fn look_through(
+    reader: &MetaReader,
+    place: VolumeOffset,
+    header: &JournalHeader,
+) -> Result<usize, JournalError> {
+    let transactions = Log::read_all(reader.volume(), place, header)?;
+    let patches = outcome(reader.volume(), place, &transactions)?;
+    reader.show(&patches);
+    Ok(transactions.len())
+}
+
+/// The sectors that `transactions` change, as the last of them leaves each.
+fn outcome(
+    volume: &Volume,
+    place: VolumeOffset,
+    transactions: &[Redo],
+) -> Result<PatchMap, JournalError> {
+    let mut patches = PatchMap::default();
+    for redo in transactions {
+        for &(offset, length) in &redo.revoked {
+            Log::check_range(volume, place, offset, length, PIECE)?;
+            // It may hold data by now, which earlier images must not overwrite.
+            patches.forget(&(offset..offset + length));
+        }
+        for image in &redo.images {
+            let length = image.bytes.len() as u64;
+            Log::check_range(volume, place, image.offset, length, SECTOR as u64)?;
+            for (index, sector) in image.bytes.chunks_exact(SECTOR).enumerate() {
+                let at = image.offset + (index * SECTOR) as u64;
+                let number = (at % PIECE) as usize / SECTOR;
+                patches.set(at / PIECE, number, sector);
+            }
+        }
+    }
+    Ok(patches)
 }

@@ -102,7 +102,7 @@ impl ResourceFile {
         let size = layout.cluster_header_size();
         let place = self.cluster_place(reader, cluster)?;
         let mut bytes = vec![0; size as usize];
-        if reader.journal().is_some() {
+        if reader.is_layered() {
             reader.read(place, &mut bytes)?;
         } else {
             // Whoever looks at all clusters shouldn't empty the cache of everything else.
