@@ -165,8 +165,7 @@ impl ClusterImage {
         let entries = self.bytes[self.md + SMALL_BLOCK_AFFINITY..].chunks_exact(8);
         let used = entries
             .enumerate()
-            .filter(|(_, entry)| entry.iter().any(|&byte| byte != 0))
-            .last()
+            .rfind(|(_, entry)| entry.iter().any(|&byte| byte != 0))
             .map_or(0, |(index, _)| index as u16 + 1);
         // Entry 0, which is kept free, counts as well; none at all counts nothing.
         self.meta6().affinity_count = if used == 0 { 0 } else { used + 1 }.into();

@@ -101,7 +101,7 @@ impl FsError {
                 wanted: "directory",
                 ..
             }) => Errno::NOTDIR,
-            Self::File(FileError::WrongKind { .. }) => Errno::INVAL,
+            Self::File(FileError::WrongKind { .. }) | Self::Invalid(_) => Errno::INVAL,
             Self::File(FileError::RawDisk { .. }) => Errno::NXIO,
             Self::File(FileError::Alloc(AllocError::Meta(error)) | FileError::Meta(error)) => {
                 match error {
@@ -110,7 +110,7 @@ impl FsError {
                 }
             }
             Self::File(FileError::Alloc(_)) => Errno::NOSPC,
-            Self::File(FileError::TooLarge { .. }) => Errno::FBIG,
+            Self::File(FileError::TooLarge { .. }) | Self::TooLarge { .. } => Errno::FBIG,
             Self::Volume(_) | Self::Fenced => Errno::IO,
             Self::NotFound { .. } => Errno::NOENT,
             Self::Exists { .. } => Errno::EXIST,
@@ -118,9 +118,7 @@ impl FsError {
             Self::IsDirectory { .. } => Errno::ISDIR,
             Self::ReadOnly | Self::NotWritable(_) => Errno::ROFS,
             Self::SystemFile { .. } => Errno::PERM,
-            Self::Invalid(_) => Errno::INVAL,
             Self::Unsupported(_) => Errno::OPNOTSUPP,
-            Self::TooLarge { .. } => Errno::FBIG,
             Self::TooManyLinks { .. } => Errno::MLINK,
             Self::NameTooLong { .. } => Errno::NAMETOOLONG,
             Self::Loop { .. } => Errno::LOOP,

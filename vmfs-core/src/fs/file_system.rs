@@ -41,10 +41,10 @@ fn look_through_journals(reader: &MetaReader) {
         match shown {
             Ok(0) => {}
             Ok(transactions) => {
-                tracing::debug!(host = %host.host, transactions, "shown from the journal")
+                tracing::debug!(host = %host.host, transactions, "shown from the journal");
             }
             Err(error) => {
-                tracing::warn!(host = %host.host, %error, "its journal can't be read; its last changes may be missing")
+                tracing::warn!(host = %host.host, %error, "its journal can't be read; its last changes may be missing");
             }
         }
     }

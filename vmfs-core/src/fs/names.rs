@@ -73,7 +73,7 @@ impl FileSystem {
             let kind_of_fd = ResourceKind::FileDescriptor;
             let (place, generation) = changes.take(kind_of_fd, near, directory)?;
             let fd = FdAddr::new(place.0 as u32, place.1);
-            let _guard = engine.locks.write(&[directory, fd]);
+            let guard = engine.locks.write(&[directory, fd]);
             let parent = self.locked_directory(directory)?;
             if self.find_locked(engine, &parent, name)?.is_some() {
                 return Err(FsError::Exists {
@@ -97,11 +97,11 @@ impl FileSystem {
                 edit.write(0, target)?;
             }
             edit.save()?;
-            let mut edit = self.edit_directory(engine, changes, &parent)?;
+            let mut edit = Self::edit_directory(engine, changes, &parent)?;
             edit.add(name, (fd, kind, generation))?;
             edit.add_links(i32::from(is_directory));
             edit.save()?;
-            Ok((fd, _guard))
+            Ok((fd, guard))
         })?;
         let (fd, _guard) = made;
         self.refresh(&[directory])?;
@@ -137,10 +137,10 @@ impl FileSystem {
                 });
             }
             let generation = inode.meta().generation.get();
-            let mut edit = self.edit_directory(engine, changes, &parent)?;
+            let mut edit = Self::edit_directory(engine, changes, &parent)?;
             edit.add(name, (file, inode.kind(), generation))?;
             edit.save()?;
-            self.add_links(changes, &inode, 1)
+            Self::add_links(changes, &inode, 1)
         })?;
         self.refresh(&[directory])?;
         Ok(self.store().refresh(file)?)
@@ -195,11 +195,11 @@ impl FileSystem {
         }
         let gone = inode.is_directory() || inode.meta().links.get() <= 1;
         self.change_names(engine, &[parent.fd()], |changes| {
-            let mut edit = self.edit_directory(engine, changes, parent)?;
+            let mut edit = Self::edit_directory(engine, changes, parent)?;
             edit.remove(name)?;
             edit.add_links(-i32::from(wants_directory));
             edit.save()?;
-            self.drop_link(changes, &inode)
+            Self::drop_link(changes, &inode)
         })?;
         if gone {
             engine.nameless.insert(fd);
@@ -305,18 +305,18 @@ impl FileSystem {
             if let (Rename::Exchange, Some(target)) = (how, target) {
                 let difference =
                     i32::from(source.is_directory()) - i32::from(target.is_directory());
-                let mut edit = self.edit_directory(engine, changes, new)?;
+                let mut edit = Self::edit_directory(engine, changes, new)?;
                 edit.replace(new_name, entry(source))?;
                 edit.add_links(if crosses { difference } else { 0 });
                 edit.save()?;
-                let mut edit = self.edit_directory(engine, changes, old)?;
+                let mut edit = Self::edit_directory(engine, changes, old)?;
                 edit.replace(name, entry(target))?;
                 edit.add_links(if crosses { -difference } else { 0 });
                 edit.save()?;
                 self.set_parent(changes, source, new, crosses)?;
                 return self.set_parent(changes, target, old, crosses);
             }
-            let mut edit = self.edit_directory(engine, changes, new)?;
+            let mut edit = Self::edit_directory(engine, changes, new)?;
             let mut links = i32::from(source.is_directory() && crosses);
             if let Some(target) = target {
                 edit.replace(new_name, entry(source))?;
@@ -326,12 +326,12 @@ impl FileSystem {
             }
             edit.add_links(links);
             edit.save()?;
-            let mut edit = self.edit_directory(engine, changes, old)?;
+            let mut edit = Self::edit_directory(engine, changes, old)?;
             edit.remove(name)?;
             edit.add_links(-i32::from(source.is_directory() && crosses));
             edit.save()?;
             if let Some(target) = target {
-                self.drop_link(changes, target)?;
+                Self::drop_link(changes, target)?;
             }
             self.set_parent(changes, source, new, crosses)
         })?;
@@ -366,12 +366,12 @@ impl FileSystem {
     }
 
     /// Takes a name off a file's count; with the last one it is to be deleted.
-    fn drop_link(&self, changes: &mut Changes<'_>, inode: &Inode) -> Result<(), FsError> {
+    fn drop_link(changes: &mut Changes<'_>, inode: &Inode) -> Result<(), FsError> {
         let links = inode.meta().links.get();
         if inode.is_directory() {
-            self.add_links(changes, inode, -i64::from(links))?;
+            Self::add_links(changes, inode, -i64::from(links))?;
         } else {
-            self.add_links(changes, inode, -1)?;
+            Self::add_links(changes, inode, -1)?;
         }
         if inode.is_directory() || links <= 1 {
             changes.txn.begin(inode.fd());
@@ -379,12 +379,7 @@ impl FileSystem {
         Ok(())
     }
 
-    fn add_links(
-        &self,
-        changes: &mut Changes<'_>,
-        inode: &Inode,
-        more: i64,
-    ) -> Result<(), FsError> {
+    fn add_links(changes: &mut Changes<'_>, inode: &Inode, more: i64) -> Result<(), FsError> {
         let now = changes.now();
         let mut edit = FileEdit::load(changes, inode.fd(), inode.offset())?;
         let meta = edit.meta_mut();
@@ -395,7 +390,6 @@ impl FileSystem {
     }
 
     fn edit_directory<'c, 'a>(
-        &self,
         engine: &Engine,
         changes: &'c mut Changes<'a>,
         directory: &Inode,

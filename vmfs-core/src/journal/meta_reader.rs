@@ -3,8 +3,8 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
 
+use super::commit::Journal;
 use super::error::JournalError;
-use super::journal::Journal;
 use super::overlay::{Overlay, Publisher};
 use super::patch::{PIECE, PatchMap};
 use super::txn::Txn;

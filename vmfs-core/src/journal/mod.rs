@@ -5,9 +5,9 @@
 //! block, from where a checkpoint brings it in place. [`replay`] does so after a cut.
 
 mod codec;
+mod commit;
 mod error;
 mod foreign;
-mod journal;
 mod log;
 mod meta_reader;
 mod overlay;
@@ -15,9 +15,9 @@ mod patch;
 mod replay;
 mod txn;
 
+pub use commit::Journal;
 pub use error::JournalError;
 pub use foreign::is_unused;
-pub use journal::Journal;
 pub use log::{JournalHeader, Log};
 pub use meta_reader::MetaReader;
 pub use overlay::Publisher;

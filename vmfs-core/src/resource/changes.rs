@@ -283,8 +283,9 @@ impl<'a> Changes<'a> {
 
     fn count(&self, file: &ResourceFile, number: u64, steps: &Steps, sequence: u64) {
         let kind = file.kind();
-        let freed = steps.given.len() as i64 - steps.taken.len() as i64;
-        let per_large = self.resources.blocks_per_cluster() as i64;
+        let freed =
+            (steps.given.len() as u64).cast_signed() - (steps.taken.len() as u64).cast_signed();
+        let per_large = self.resources.blocks_per_cluster().cast_signed();
         self.allocator.count(kind, freed, per_large);
         for step in &steps.given {
             self.allocator.wait(sequence, kind, (number, step.resource));

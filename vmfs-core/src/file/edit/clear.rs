@@ -354,7 +354,7 @@ impl FileEdit<'_, '_> {
             self.set_entry(index, raw)?;
             self.note_cluster(raw);
         }
-        self.add_blocks(fresh.len() as i64);
+        self.add_blocks(parts.cast_signed());
         Ok(())
     }
 }

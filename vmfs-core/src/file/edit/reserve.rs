@@ -132,7 +132,7 @@ impl FileEdit<'_, '_> {
         for index in index..index + parts {
             self.set_entry(index, raw)?;
         }
-        self.add_blocks(parts as i64);
+        self.add_blocks(parts.cast_signed());
         Ok(Some(parts))
     }
 }

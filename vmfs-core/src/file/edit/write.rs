@@ -192,7 +192,7 @@ impl FileEdit<'_, '_> {
         for index in first..first + parts {
             self.set_entry(index, raw)?;
         }
-        self.add_tbz_blocks(-(parts as i64));
+        self.add_tbz_blocks(-parts.cast_signed());
         Ok(())
     }
 
@@ -254,9 +254,9 @@ impl FileEdit<'_, '_> {
             self.note_cluster(raw);
             blocks.push((index, place));
         }
-        self.add_blocks(taken as i64);
+        self.add_blocks(taken.cast_signed());
         if marked {
-            self.add_tbz_blocks(taken as i64);
+            self.add_tbz_blocks(taken.cast_signed());
         }
         Ok(blocks)
     }

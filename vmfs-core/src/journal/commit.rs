@@ -2,7 +2,7 @@ use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 
 use parking_lot::Mutex;
 
-use super::codec::{Image, Redo, size_bound};
+use super::codec::{Image, Redo};
 use super::error::JournalError;
 use super::log::Log;
 use super::meta_reader::MetaReader;
@@ -115,21 +115,16 @@ impl Journal {
                 .collect(),
             pending: compound.pending.clone(),
         };
-        let bytes = match log.encode(&redo, compound.sequence) {
-            Some(bytes) => bytes,
-            None => {
-                self.checkpoint_locked(log, reader)?;
-                log.encode(&redo, compound.sequence)
-                    .ok_or(JournalError::TooLarge {
-                        bytes: size_bound(
-                            compound.patches.bytes(),
-                            redo.images.len() as u64,
-                            redo.pending.len() as u64,
-                        ),
-                        capacity: self.limit,
-                    })?
-            }
-        };
+        let mut bytes = log.encode(&redo, compound.sequence);
+        if bytes.is_none() {
+            // The log starts again.
+            self.checkpoint_locked(log, reader)?;
+            bytes = log.encode(&redo, compound.sequence);
+        }
+        let bytes = bytes.ok_or(JournalError::TooLarge {
+            bytes: compound.patches.bytes(),
+            capacity: self.limit,
+        })?;
         self.flush_up_to(reader, compound.after_write)?;
         let writes = self.writes();
         log.append(reader.volume(), &bytes)?;
