@@ -2,7 +2,7 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use fuser::{FileAttr, FileType, INodeNo};
+use fuser::{FileAttr, FileType, INodeNo, TimeOrNow};
 use vmfs_core::format::{FdAddr, FileKind};
 use vmfs_core::fs::{DirEntry, Stat};
 
@@ -124,4 +124,34 @@ fn file_type(mode: u32) -> FileType {
 
 fn time(seconds: u32) -> SystemTime {
     UNIX_EPOCH + Duration::from_secs(seconds.into())
+}
+
+/// A time that was asked for as the format has it.
+pub(crate) fn new_time(wanted: TimeOrNow) -> u32 {
+    seconds(match wanted {
+        TimeOrNow::SpecificTime(time) => time,
+        TimeOrNow::Now => SystemTime::now(),
+    })
+}
+
+/// Whole seconds since 1970, the nearest that 32 bits hold, as Linux does it for times that a file
+/// system can't hold.
+pub(crate) fn seconds(time: SystemTime) -> u32 {
+    let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
+    u32::try_from(since.as_secs()).unwrap_or(u32::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_time_becomes_the_nearest_that_the_format_holds() {
+        let after = |nanos| UNIX_EPOCH + Duration::from_nanos(nanos);
+        assert_eq!(seconds(after(1_999_999_999)), 1);
+        assert_eq!(seconds(UNIX_EPOCH - Duration::from_secs(5)), 0);
+        let last = Duration::from_secs(u32::MAX.into());
+        assert_eq!(seconds(UNIX_EPOCH + last), u32::MAX);
+        assert_eq!(seconds(UNIX_EPOCH + 2 * last), u32::MAX);
+    }
 }

@@ -20,6 +20,10 @@ const SHARED: Duration = Duration::from_secs(1);
 /// that stands still for this long is that of a host that died.
 const WATCH: Duration = Duration::from_secs(8);
 
+/// The same of a file that is open for writing, whose number of blocks changes behind the kernel's
+/// back when it writes its cache back.
+const BEING_WRITTEN: Duration = Duration::from_secs(1);
+
 /// How long the kernel may keep things.
 #[derive(Debug)]
 pub(crate) struct Caching {
@@ -34,6 +38,17 @@ pub(crate) struct Caching {
 type Seen = HashMap<u64, (Host, u64, u64)>;
 
 impl Caching {
+    /// For a host that writes to the volume, which no other one does meanwhile: what changes,
+    /// changes through the kernel.
+    pub(crate) fn alone(options: &Options) -> Self {
+        Self {
+            attributes: options.attr_timeout,
+            names: options.entry_timeout,
+            free_opens: false,
+            shared: Arc::default(),
+        }
+    }
+
     /// Looks at the volume's heartbeats, and goes on doing so in the background.
     pub(crate) fn watch(fs: &Arc<FileSystem>, options: &Options) -> Self {
         let first = look(fs)
@@ -60,14 +75,14 @@ impl Caching {
         self.attributes.unwrap_or_else(|| self.default())
     }
 
+    /// For attributes of a file that is open for writing.
+    pub(crate) fn attributes_being_written(&self) -> Duration {
+        self.attributes().min(BEING_WRITTEN)
+    }
+
     /// For names, those that aren't there included.
     pub(crate) fn names(&self) -> Duration {
         self.names.unwrap_or_else(|| self.default())
-    }
-
-    /// For names and attributes that are listed together.
-    pub(crate) fn listed(&self) -> Duration {
-        self.names().min(self.attributes())
     }
 
     /// Whether the kernel needn't ask at opens, and keeps contents from one to the next.

@@ -9,19 +9,29 @@ use clap::error::ErrorKind;
 
 use crate::log::Target;
 use crate::mount::{self, Request};
-use crate::options::Options;
+use crate::options::{Options, Writing};
 
 const OPTIONS_HELP: &str = "\
 Options for -o (separated by commas; a backslash before a comma makes it part of a value):
-  ro                       read-only, which all mounts are so far
+  rw                       read-write or not at all; the default is read-write, or read-only if
+                           the devices are write-protected
+  ro                       read-only
+  force_ro                 read-only, even if a host died and left a journal to replay
   allow_other              let all users in, as far as the files' modes let them
   allow_root               let root in, if another user mounts
-  default_permissions      check the files' modes (always on with allow_other)
+  default_permissions      check the files' modes (always on with allow_other and read-write)
   uid=N, gid=N             show all files as owned by this user, this group
   umask=M, fmask=M, dmask=M  show files and directories with the permissions that M leaves
   extent=DEVICE            a further extent of the volume; may be repeated
   attr_timeout=S, entry_timeout=S  seconds that the kernel may keep attributes and names
-                           (default: a day; 1 second if a host has the volume mounted)
+                           (default: a day; 1 second if another host has the volume mounted)
+  sync, dirsync            everything, or what changes names, is durable when the call returns
+  no_writeback_cache       write at once, not when the kernel writes its cache back
+  commit=S                 seconds after which a change is durable without fsync (default 5)
+  host=NAME                what other hosts see as this one's name (default: the machine's)
+  heartbeat=S, lease=S     seconds between heartbeats, and after which a host without them is
+                           dead (default 3 and 16; the same on all hosts)
+  lock=auto                how hosts lock each other out; ats and scsi2 aren't built yet
   threads=N                threads that answer requests (default: twice the CPUs, 8 to 16)
   readahead=KIB            how far the kernel reads ahead (root only; default 4096)
   fsname=NAME, subtype=NAME  what the mount table shows
@@ -31,6 +41,7 @@ What mount(8) and systemd act upon themselves (defaults, nofail, _netdev, x-…)
 const VMFS_FUSE_EXAMPLES: &str = "\
 Examples:
   vmfs-fuse /dev/sdb /mnt                       a LUN, a disk with a VMFS partition, or an image
+  vmfs-fuse /dev/sdb /mnt -o ro                 the same, read-only
   vmfs-fuse /dev/sdb /dev/sdc /mnt -o allow_other  a volume on two extents, for all users
   vmfs-fuse -f -v vmfs.img ~/mnt                stay in the foreground and tell what happens
   fusermount3 -u ~/mnt                          unmount (as root: umount /mnt)
@@ -45,7 +56,7 @@ Called by mount(8):
   mount -t vmfs /dev/sdb /mnt -o extent=/dev/sdc
 
 /etc/fstab:
-  /dev/disk/by-id/…  /srv/vms  vmfs  ro,allow_other,nofail  0 0
+  /dev/disk/by-id/…  /srv/vms  vmfs  rw,allow_other,nofail  0 0
   /dev/disk/by-id/…  /srv/big  vmfs  ro,noauto,x-systemd.automount,extent=/dev/disk/by-id/…  0 0
 
 systemd, srv-vms.mount:
@@ -53,15 +64,16 @@ systemd, srv-vms.mount:
   What=/dev/disk/by-id/…
   Where=/srv/vms
   Type=vmfs
-  Options=ro,allow_other
+  Options=rw,allow_other
 
 Exit status, as mount(8) wants: 0 the mount is up, 1 wrong usage, 32 it failed.
 
 ";
 
-/// Mounts a VMFS volume, read-only.
+/// Mounts a VMFS volume.
 ///
-/// The program goes into the background once the mount is up; SIGTERM unmounts.
+/// The program goes into the background once the mount is up; SIGTERM unmounts. One host can mount
+/// a volume read-write, and no other one meanwhile.
 #[derive(Debug, Parser)]
 #[command(name = "vmfs-fuse", version, override_usage = "vmfs-fuse [OPTIONS] DEVICE [DEVICE…] MOUNTPOINT", after_help = format!("{VMFS_FUSE_EXAMPLES}{OPTIONS_HELP}"))]
 struct VmfsFuse {
@@ -71,6 +83,15 @@ struct VmfsFuse {
     /// Mount options, see below.
     #[arg(short, long, value_name = "LIST")]
     options: Vec<String>,
+    /// Read-only, even if a host died and left a journal to replay; as -o force_ro.
+    #[arg(long)]
+    force_ro: bool,
+    /// How hosts lock each other out: auto, for now; as -o lock=.
+    #[arg(long, value_name = "MODE")]
+    lock: Option<String>,
+    /// What other hosts see as this one's name; as -o host=.
+    #[arg(long, value_name = "NAME")]
+    host: Option<String>,
     /// Stay in the foreground and log to standard error.
     #[arg(short, long)]
     foreground: bool,
@@ -108,7 +129,7 @@ struct MountVmfs {
     /// Read-only.
     #[arg(short, overrides_with = "writable")]
     read_only: bool,
-    /// Writable, which isn't possible yet.
+    /// Read-write or not at all.
     #[arg(short)]
     writable: bool,
     /// The mount namespace, which mount(8) has entered already.
@@ -148,8 +169,14 @@ impl VmfsFuse {
         for list in &self.options {
             options.read(list, false)?;
         }
-        if options.writable {
-            bail!("writing to VMFS isn't possible yet: mount with -o ro, or without rw");
+        if let Some(lock) = &self.lock {
+            options.read_valued("lock", Some(lock))?;
+        }
+        if let Some(host) = &self.host {
+            options.read_valued("host", Some(host))?;
+        }
+        if self.force_ro {
+            options.writing = Writing::NeverByForce;
         }
         let mut devices = self.paths;
         let Some(mountpoint) = devices.pop() else {
@@ -180,9 +207,12 @@ impl MountVmfs {
         for list in &self.options {
             options.read(list, self.sloppy)?;
         }
-        // mount(8) says rw whenever the user didn't say ro, so it can't be refused.
-        if options.writable && !self.read_only && !crate::daemon::is_daemon() {
-            eprintln!("mount.vmfs: mounted read-only: writing to VMFS isn't possible yet");
+        // mount(8) says rw whenever the user didn't say ro, so it means little.
+        if options.writing == Writing::Required && !self.writable {
+            options.writing = Writing::IfPossible;
+        }
+        if self.read_only && !options.writing.is_never() {
+            options.writing = Writing::Never;
         }
         let mut devices = vec![self.device];
         devices.append(&mut options.extents);
@@ -248,9 +278,38 @@ mod tests {
     }
 
     #[test]
-    fn asking_for_writing_is_refused() {
-        let arguments = VmfsFuse::try_parse_from(["vmfs-fuse", "a", "mnt", "-o", "rw"]);
-        let error = arguments.expect("parses").request().expect_err("refused");
-        assert!(error.to_string().contains("isn't possible yet"), "{error}");
+    fn rw_of_the_user_and_rw_of_mount_differ() {
+        for (line, writing) in [
+            ("vmfs-fuse a mnt", Writing::IfPossible),
+            ("vmfs-fuse a mnt -o rw", Writing::Required),
+            ("vmfs-fuse a mnt -o ro", Writing::Never),
+            ("vmfs-fuse a mnt --force-ro -o rw", Writing::NeverByForce),
+        ] {
+            let arguments = VmfsFuse::try_parse_from(line.split(' ')).expect(line);
+            let request = arguments.request().expect(line);
+            assert_eq!(request.options.writing, writing, "{line}");
+        }
+        for (line, writing) in [
+            ("mount.vmfs a mnt -o rw", Writing::IfPossible),
+            ("mount.vmfs a mnt -w -o rw", Writing::Required),
+            ("mount.vmfs a mnt -r", Writing::Never),
+            ("mount.vmfs a mnt -r -o rw,force_ro", Writing::NeverByForce),
+        ] {
+            let arguments = MountVmfs::try_parse_from(line.split(' ')).expect(line);
+            let request = arguments.request().expect(line);
+            assert_eq!(request.options.writing, writing, "{line}");
+        }
+    }
+
+    #[test]
+    fn host_and_lock_can_be_given_as_flags() {
+        let line = "vmfs-fuse a mnt --host here --lock auto";
+        let arguments = VmfsFuse::try_parse_from(line.split(' ')).expect("parses");
+        let request = arguments.request().expect("valid");
+        assert_eq!(request.options.host.name.as_deref(), Some("here"));
+        let line = "vmfs-fuse a mnt --lock ats";
+        let arguments = VmfsFuse::try_parse_from(line.split(' ')).expect("parses");
+        let error = arguments.request().expect_err("refused").to_string();
+        assert!(error.contains("isn't built yet"), "{error}");
     }
 }

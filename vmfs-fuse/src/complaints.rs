@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 use std::sync::Mutex;
 
+use rustix::io::Errno;
 use vmfs_core::format::FdAddr;
 use vmfs_core::fs::FsError;
 
@@ -19,10 +20,7 @@ impl Complaints {
     /// Logs `error`, met at the file `fd`, unless the same structure has been logged before; of
     /// errors that aren't damage, the first for each file.
     pub(crate) fn hear(&self, fd: FdAddr, error: &FsError) {
-        if matches!(
-            error,
-            FsError::NotFound { .. } | FsError::NameTooLong { .. } | FsError::Loop { .. }
-        ) {
+        if is_an_answer(error) {
             return;
         }
         let key = match error.damage() {
@@ -43,4 +41,24 @@ impl Complaints {
             tracing::warn!(file = %fd, "{error}");
         }
     }
+}
+
+/// Whether an error tells a caller what it did, and nothing of the volume.
+fn is_an_answer(error: &FsError) -> bool {
+    matches!(
+        error.errno(),
+        Errno::NOENT
+            | Errno::NAMETOOLONG
+            | Errno::LOOP
+            | Errno::EXIST
+            | Errno::NOTEMPTY
+            | Errno::NOTDIR
+            | Errno::ISDIR
+            | Errno::INVAL
+            | Errno::PERM
+            | Errno::ROFS
+            | Errno::OPNOTSUPP
+            | Errno::FBIG
+            | Errno::MLINK
+    )
 }

@@ -26,7 +26,8 @@ pub(crate) fn start(target: &Target, verbose: bool) -> anyhow::Result<()> {
     let directives = if verbose {
         "info,vmfs_core=debug,vmfs_fuse=debug"
     } else {
-        "warn"
+        // Recovering from a dead host takes a while, and matters.
+        "warn,vmfs_core::fs::mount=info"
     };
     let chosen = EnvFilter::try_from_default_env();
     let filter = chosen.unwrap_or_else(|_| EnvFilter::new(directives));

@@ -1,10 +1,10 @@
 //! From devices and a mountpoint to a mount that is served until it ends.
 
-use std::fmt::Display;
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::thread;
 
 use anyhow::{Context, anyhow, bail};
@@ -13,16 +13,14 @@ use rustix::io::Errno;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use vmfs_core::fs::FileSystem;
-use vmfs_core::lvm;
-use vmfs_core::scsi::Access;
 
-use crate::attributes::Overrides;
-use crate::caching::Caching;
-use crate::daemon::{self, Role};
-use crate::fuse::Mounted;
+use crate::daemon::{self, Ready, Role};
+use crate::fuse::{Kernel, Mounted};
 use crate::log::{self, Target};
 use crate::mountpoint::Mountpoint;
 use crate::options::{Options, Users};
+use crate::upkeep;
+use crate::volume;
 
 /// How far the kernel reads ahead unless told otherwise, in KiB.
 const READAHEAD: u32 = 4096;
@@ -53,19 +51,48 @@ pub(crate) fn run(request: &Request) -> anyhow::Result<ExitCode> {
     };
     log::start(&request.log, request.verbose)?;
     let path = check_mountpoint(&request.mountpoint)?;
-    let fs = open(&request.devices)?;
-    let name = label(&fs);
     if request.fake {
+        volume::open_to_read(&request.devices)?;
         return Ok(ExitCode::SUCCESS);
     }
+    let opened = volume::open(&request.devices, &request.options)?;
+    let fs = Arc::new(opened.fs);
+    let served = if fs.is_writable() {
+        upkeep::start(&fs)
+    } else {
+        Ok(())
+    };
+    let served = served.and_then(|()| serve(request, &fs, path, ready));
+    let closed = fs.close().map_err(|error| {
+        anyhow!("not everything is in its place; the next mount completes it: {error}")
+    });
+    // Whoever waits for the devices finds them as they are left.
+    drop(opened.claim);
+    let result = served.and(closed);
+    if let (Err(error), true) = (&result, request.background) {
+        tracing::error!("{error:#}");
+    }
+    result.map(|()| ExitCode::SUCCESS)
+}
+
+/// Mounts `fs` on `path`, and answers the kernel until the mount is gone.
+fn serve(
+    request: &Request,
+    fs: &Arc<FileSystem>,
+    path: PathBuf,
+    ready: Option<Ready>,
+) -> anyhow::Result<()> {
+    let name = label(fs);
 
     // From here on a signal must not leave a mount behind that nobody serves.
     let signals = Signals::new([SIGTERM, SIGINT, SIGHUP]).context("can't catch signals")?;
-    let fs = Arc::new(fs);
-    let caching = Caching::watch(&fs, &request.options);
-    let config = config(request);
-    let mounted = Mounted::new(fs, Overrides::from(&request.options), caching);
+    let kernel = Arc::<Kernel>::default();
+    let config = config(request, fs.is_writable());
+    let mounted = Mounted::new(Arc::clone(fs), &request.options, Arc::clone(&kernel));
     let session = Session::new(mounted, &path, &config).map_err(|error| explain(error, &path))?;
+    if fs.is_writable() {
+        kernel.connect(session.notifier());
+    }
     let mut serving = session.spawn().context("can't serve the mount")?;
     // The mount is ours to undo: fuser's own way unmounts what it finds at the mountpoint even
     // if the volume isn't mounted there any more.
@@ -74,7 +101,13 @@ pub(crate) fn run(request: &Request) -> anyhow::Result<ExitCode> {
     std::mem::forget(serving);
 
     let mountpoint = Mountpoint::find(path)?;
-    unmount_on(signals, mountpoint.clone());
+    let ended = Arc::<AtomicBool>::default();
+    unmount_on(
+        signals,
+        mountpoint.clone(),
+        Arc::clone(fs),
+        Arc::clone(&ended),
+    );
     mountpoint.set_readahead(request.options.readahead.unwrap_or(READAHEAD));
     tracing::info!("{name} is mounted on {}", mountpoint.path().display());
     if let Some(ready) = ready {
@@ -87,16 +120,12 @@ pub(crate) fn run(request: &Request) -> anyhow::Result<ExitCode> {
     let served = server
         .join()
         .map_err(|_| anyhow!("a thread of the mount panicked"));
+    ended.store(true, SeqCst);
     served
         .and_then(|result| result.context("the mount failed"))
-        .inspect_err(|error| {
-            mountpoint.unmount_lazily();
-            if request.background {
-                tracing::error!("{error:#}");
-            }
-        })?;
+        .inspect_err(|_| mountpoint.unmount_lazily())?;
     tracing::info!("{name} is unmounted from {}", mountpoint.path().display());
-    Ok(ExitCode::SUCCESS)
+    Ok(())
 }
 
 /// The mountpoint's absolute path.
@@ -117,34 +146,12 @@ fn check_mountpoint(path: &Path) -> anyhow::Result<PathBuf> {
     path.canonicalize().with_context(|| format!("{shown}"))
 }
 
-fn open(devices: &[PathBuf]) -> anyhow::Result<FileSystem> {
-    let volume = lvm::open_paths(devices, Access::ReadOnly).map_err(whole_message)?;
-    if volume.missing().next().is_some() {
-        let names = volume.missing_names().join(", ");
-        tracing::warn!(
-            "{} of the volume's devices missing{}{names}: files on them can't be read",
-            volume.missing_devices(),
-            if names.is_empty() { "" } else { ": " },
-        );
-    }
-    let fs = FileSystem::open(volume).map_err(whole_message)?;
-    fs.root()
-        .map_err(whole_message)
-        .context("the root directory can't be read")?;
-    Ok(fs)
-}
-
-/// An error of the file system; its message has those below it already.
-fn whole_message(error: impl Display) -> anyhow::Error {
-    anyhow!("{error}")
-}
-
 fn label(fs: &FileSystem) -> String {
     let fsd = fs.descriptor();
     format!("volume {} ({})", fsd.label(), fsd.uuid)
 }
 
-fn config(request: &Request) -> Config {
+fn config(request: &Request, writable: bool) -> Config {
     let options = &request.options;
     let by_root = rustix::process::geteuid().is_root();
     let source = options
@@ -162,9 +169,13 @@ fn config(request: &Request) -> Config {
         MountOption::FSName(source),
         // fuser drops its own Subtype when it mounts by the system call.
         MountOption::CUSTOM(format!("subtype={subtype}")),
-        MountOption::RO,
+        if writable {
+            MountOption::RW
+        } else {
+            MountOption::RO
+        },
     ];
-    if options.default_permissions || options.users == Users::All {
+    if options.default_permissions || options.users == Users::All || writable {
         list.push(MountOption::DefaultPermissions);
     }
     list.extend(options.flags.iter().cloned());
@@ -212,15 +223,35 @@ fn explain(error: io::Error, path: &Path) -> anyhow::Error {
     anyhow!("can't mount on {}: {advice}", path.display())
 }
 
-/// The first signal unmounts, the second ends the program whatever is still open.
-fn unmount_on(mut signals: Signals, mountpoint: Mountpoint) {
+/// The first signal unmounts, the second ends the program whatever is still open, the third at
+/// once. Once the mount has ended, what is left to do isn't disturbed.
+fn unmount_on(
+    mut signals: Signals,
+    mountpoint: Mountpoint,
+    fs: Arc<FileSystem>,
+    ended: Arc<AtomicBool>,
+) {
     thread::spawn(move || {
-        for (count, signal) in signals.forever().enumerate() {
-            if count > 0 {
-                tracing::warn!("ended by signal {signal} while files were open");
-                std::process::exit(1);
+        let mut count = 0;
+        for signal in signals.forever() {
+            if ended.load(SeqCst) {
+                continue;
             }
-            mountpoint.unmount();
+            count += 1;
+            match count {
+                1 => mountpoint.unmount(),
+                2 => {
+                    tracing::warn!("ended by signal {signal} while files were open");
+                    let fs = Arc::clone(&fs);
+                    thread::spawn(move || {
+                        if let Err(error) = fs.close() {
+                            tracing::error!("not everything is in its place: {error}");
+                        }
+                        std::process::exit(1);
+                    });
+                }
+                _ => std::process::exit(1),
+            }
         }
     });
 }

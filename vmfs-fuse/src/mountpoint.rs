@@ -1,8 +1,6 @@
 //! The mountpoint of a volume that is mounted: how to leave it.
 
-use std::ffi::OsString;
 use std::fs;
-use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -10,6 +8,8 @@ use std::process::{Command, Stdio};
 use anyhow::Context;
 use rustix::io::Errno;
 use rustix::mount::UnmountFlags;
+
+use crate::mount_table;
 
 /// Where a volume is mounted.
 #[derive(Debug, Clone)]
@@ -121,44 +121,10 @@ impl Mountpoint {
 
     /// Whether the topmost mount at the path is this one, asked without touching the mount.
     fn is_there(&self) -> bool {
-        let Ok(table) = fs::read("/proc/self/mountinfo") else {
+        let Some(table) = mount_table::read() else {
             return true;
         };
-        let mut topmost = None;
-        for line in table.split(|&byte| byte == b'\n') {
-            let mut fields = line.split(|&byte| byte == b' ');
-            let (device, place) = (fields.nth(2), fields.nth(1));
-            if place.map(unescape).as_deref() == Some(self.path.as_path()) {
-                topmost = device;
-            }
-        }
-        topmost == Some(self.device.as_bytes())
-    }
-}
-
-/// A path of the mount table, where odd characters are three octal digits behind a backslash.
-fn unescape(field: &[u8]) -> PathBuf {
-    let mut path = Vec::with_capacity(field.len());
-    let mut rest = field;
-    while let Some((&byte, after)) = rest.split_first() {
-        let code = after
-            .get(..3)
-            .filter(|_| byte == b'\\')
-            .and_then(|digits| std::str::from_utf8(digits).ok())
-            .and_then(|digits| u8::from_str_radix(digits, 8).ok());
-        path.push(code.unwrap_or(byte));
-        rest = if code.is_some() { &after[3..] } else { after };
-    }
-    OsString::from_vec(path).into()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_mount_table_escapes_spaces() {
-        assert_eq!(unescape(br"/mnt/a\040b\134c"), PathBuf::from(r"/mnt/a b\c"));
-        assert_eq!(unescape(br"/mnt/a\9"), PathBuf::from(r"/mnt/a\9"));
+        let topmost = table.iter().rfind(|entry| entry.path == self.path);
+        topmost.is_some_and(|entry| entry.device == self.device)
     }
 }

@@ -4,19 +4,20 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
 use fuser::{Errno, ReplyStatfs};
-use vmfs_core::fs::{FileSystem, Space};
+use vmfs_core::fs::FileSystem;
 
 /// Counts once; who asks before it is done is answered then, without holding a thread.
 #[derive(Debug)]
 pub(crate) struct SpaceCount {
-    name_max: u32,
+    fs: Arc<FileSystem>,
     state: Mutex<State>,
 }
 
 #[derive(Debug)]
 enum State {
     Counting(Vec<ReplyStatfs>),
-    Known(Space),
+    /// The file system keeps the numbers up to date from here on.
+    Known,
     Failed,
 }
 
@@ -24,15 +25,16 @@ impl SpaceCount {
     /// Starts counting.
     pub(crate) fn start(fs: &Arc<FileSystem>) -> Arc<Self> {
         let count = Arc::new(Self {
-            name_max: fs.layout().max_name() as u32,
+            fs: Arc::clone(fs),
             state: Mutex::new(State::Counting(Vec::new())),
         });
-        let (fs, counting) = (Arc::clone(fs), Arc::clone(&count));
+        let counting = Arc::clone(&count);
         let thread = thread::Builder::new().name("space".to_owned());
-        if thread
-            .spawn(move || counting.finish(State::Known(fs.space())))
-            .is_err()
-        {
+        let started = thread.spawn(move || {
+            counting.fs.space();
+            counting.finish(State::Known);
+        });
+        if started.is_err() {
             count.finish(State::Failed);
         }
         count
@@ -42,10 +44,12 @@ impl SpaceCount {
     pub(crate) fn answer(&self, reply: ReplyStatfs) {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         match &mut *state {
-            State::Counting(waiting) => waiting.push(reply),
-            State::Known(space) => self.send(*space, reply),
-            State::Failed => reply.error(Errno::EIO),
+            State::Counting(waiting) => return waiting.push(reply),
+            State::Failed => return reply.error(Errno::EIO),
+            State::Known => {}
         }
+        drop(state);
+        self.send(reply);
     }
 
     fn finish(&self, found: State) {
@@ -59,7 +63,8 @@ impl SpaceCount {
         }
     }
 
-    fn send(&self, space: Space, reply: ReplyStatfs) {
+    fn send(&self, reply: ReplyStatfs) {
+        let space = self.fs.space();
         let block_size = space.block_size as u32;
         reply.statfs(
             space.blocks,
@@ -68,7 +73,7 @@ impl SpaceCount {
             space.file_descriptors,
             space.free_file_descriptors,
             block_size,
-            self.name_max,
+            self.fs.layout().max_name() as u32,
             block_size,
         );
     }

@@ -13,6 +13,9 @@ use common::{MOUNT_VMFS, Mount, VMFS_FUSE, open, run, text, wait_for};
 use rustix::io::Errno;
 use rustix::process::Signal;
 
+/// ESXi's volumes must stay as they are.
+const READ_ONLY: [&str; 2] = ["-o", "ro"];
+
 fn umount(mount: &Mount) {
     let status = Command::new("umount").arg(mount.path()).status();
     assert!(status.expect("umount").success());
@@ -44,6 +47,7 @@ fn the_daemon_lets_go_of_its_callers_output() {
         .args(["-c", "\"$0\" \"$@\" | cat", VMFS_FUSE])
         .arg(esxi_image!("vmfs6"))
         .arg(mount.path())
+        .args(READ_ONLY)
         .stdin(Stdio::null())
         .output()
         .expect("sh");
@@ -68,6 +72,7 @@ fn in_the_foreground_the_end_of_the_mount_is_a_success() {
             .arg("--foreground")
             .arg(esxi_image!("vmfs6"))
             .arg(mount.path())
+            .args(READ_ONLY)
             .spawn()
             .expect("vmfs-fuse");
         wait_for("the mount", || mount.is_mounted());
@@ -98,7 +103,8 @@ fn unmounting_ends_the_daemon() {
 fn a_mount_on_top_is_left_alone() {
     let mount = Mount::new(&[&esxi_image!("vmfs6")], &[]);
     let below = mount.daemon().expect("a daemon");
-    let output = run(VMFS_FUSE, &[&esxi_image!("vmfs5")], mount.path(), &[]);
+    let image = esxi_image!("vmfs5");
+    let output = run(VMFS_FUSE, &[&image], mount.path(), &READ_ONLY);
     assert!(output.status.success(), "{}", text(&output));
     rustix::process::kill_process(below, Signal::TERM).expect("signal");
     let link = || fs::read_link(mount.file("symlink")).expect("symlink");
@@ -151,7 +157,8 @@ fn a_mount_whose_daemon_was_killed_is_explained() {
         rustix::fs::statvfs(mount.path()).err() == Some(Errno::NOTCONN)
     });
     let image = esxi_image!("vmfs6");
-    refused(VMFS_FUSE, &[&image], mount.path(), &[], 1, "umount -l");
+    let on = mount.path();
+    refused(VMFS_FUSE, &[&image], on, &READ_ONLY, 1, "umount -l");
 }
 
 #[test]
@@ -160,9 +167,12 @@ fn a_missing_device_degrades_the_volume() {
     let second = esxi_image!("vmfs6-span-1");
     // In any order, and as mount(8) has it.
     for (devices, options) in [
-        (&[first.as_path(), second.as_path()][..], String::new()),
-        (&[second.as_path(), first.as_path()], String::new()),
-        (&[first.as_path()], format!("extent={}", second.display())),
+        (&[first.as_path(), second.as_path()][..], "ro".to_owned()),
+        (&[second.as_path(), first.as_path()], "ro".to_owned()),
+        (
+            &[first.as_path()],
+            format!("ro,extent={}", second.display()),
+        ),
     ] {
         let mount = Mount::empty();
         let output = run(VMFS_FUSE, devices, mount.path(), &["-o", &options]);
@@ -171,7 +181,7 @@ fn a_missing_device_degrades_the_volume() {
         assert!(fs::read_dir(mount.path()).expect("root").count() > 5);
     }
     let mount = Mount::empty();
-    let output = run(VMFS_FUSE, &[&first], mount.path(), &[]);
+    let output = run(VMFS_FUSE, &[&first], mount.path(), &READ_ONLY);
     assert!(output.status.success(), "{}", text(&output));
     assert!(text(&output).contains("missing"), "{}", text(&output));
     assert!(fs::read_dir(mount.path()).expect("root").count() > 5);
@@ -186,39 +196,28 @@ fn failures_say_what_is_wrong() {
     file.as_file().set_len(4 << 20).expect("size");
     let no = Path::new("/nowhere/at/all");
 
-    refused(VMFS_FUSE, &[no], on, &[], 1, "/nowhere/at/all");
-    refused(VMFS_FUSE, &[file.path()], on, &[], 1, "no VMFS here");
-    refused(VMFS_FUSE, &[&image], no, &[], 1, "no such directory");
-    refused(VMFS_FUSE, &[&image], file.path(), &[], 1, "not a directory");
-    refused(VMFS_FUSE, &[&image, &image], on, &[], 1, "the same device");
-    refused(
-        VMFS_FUSE,
-        &[&image],
-        on,
-        &["-o", "rw"],
-        1,
-        "isn't possible yet",
-    );
-    refused(VMFS_FUSE, &[&image], on, &["-o", "ro,fish"], 1, "'fish'");
-    refused(
-        VMFS_FUSE,
-        &[&image],
-        on,
-        &["-f", "-o", "threads=x"],
-        1,
-        "'x'",
-    );
-    refused(
-        VMFS_FUSE,
-        &[&image],
-        on,
-        &["--log", "/nowhere/x"],
-        1,
-        "/nowhere/x",
-    );
+    let empty = file.path();
+    for (devices, on, options, part) in [
+        (&[no][..], on, "ro", "/nowhere/at/all"),
+        (&[no], on, "rw", "/nowhere/at/all"),
+        (&[empty], on, "ro", "no VMFS here"),
+        (&[empty], on, "rw", "no VMFS here"),
+        (&[&image], no, "ro", "no such directory"),
+        (&[&image], empty, "ro", "not a directory"),
+        (&[&image, &image], on, "ro", "the same device"),
+        (&[&image], on, "ro,fish", "'fish'"),
+        (&[&image], on, "ro,threads=x", "'x'"),
+        (&[&image], on, "remount,ro", "can't be remounted"),
+        (&[&image], on, "ro,lock=ats", "isn't built yet"),
+    ] {
+        refused(VMFS_FUSE, devices, on, &["-o", options], 1, part);
+        refused(VMFS_FUSE, devices, on, &["-f", "-o", options], 1, part);
+    }
+    let options = ["-o", "ro", "--log", "/nowhere/x"];
+    refused(VMFS_FUSE, &[&image], on, &options, 1, "/nowhere/x");
     assert!(!mount.is_mounted());
 
-    let usage = run(VMFS_FUSE, &[&image], Path::new("--fish"), &[]);
+    let usage = run(VMFS_FUSE, &[&image], Path::new("--fish"), &READ_ONLY);
     assert_eq!(usage.status.code(), Some(2));
 }
 
@@ -249,11 +248,10 @@ fn mount_vmfs_does_what_mount_wants() {
     let fake = run(MOUNT_VMFS, &[no], on, &["-f", "-o", "ro"]);
     assert_eq!(fake.status.code(), Some(32));
 
-    // mount(8) says rw if the user says nothing.
-    let options = ["-s", "-n", "-o", "rw,nofail,fish", "-t", "vmfs"];
+    let options = ["-s", "-n", "-o", "ro,nofail,fish", "-t", "vmfs"];
     let output = run(MOUNT_VMFS, &[&image], on, &options);
     assert!(output.status.success(), "{}", text(&output));
-    assert_eq!(text(&output).matches("read-only").count(), 1);
+    assert_eq!(text(&output), "");
     assert_eq!(fs::read(mount.file("small")).expect("small"), b"tiny\n");
     let table = fs::read_to_string("/proc/mounts").expect("mount table");
     let line = format!(

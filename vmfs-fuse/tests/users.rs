@@ -12,6 +12,7 @@ use vmfs_tests::esxi_image;
 use common::{Mount, VMFS_FUSE, copy, text};
 use tempfile::TempDir;
 
+const READ_ONLY: &str = "-oro";
 const SOMEBODY: &str = "nobody";
 
 fn is_root() -> bool {
@@ -96,7 +97,7 @@ fn an_ordinary_user_can_mount_and_unmount() {
     }
     let (_folder, program, image) = reachable(&esxi_image!("vmfs6"));
     let mount = own_mountpoint();
-    let output = as_somebody(&program, &[&image, mount.path()]);
+    let output = as_somebody(&program, &[&image, mount.path(), READ_ONLY.as_ref()]);
     assert!(output.status.success(), "{}", text(&output));
     assert!(can_read(&mount.file("small")));
     // It's that user's alone, and root is not let in either.
@@ -117,7 +118,7 @@ fn an_ordinary_users_mount_ends_with_a_signal() {
     }
     let (_folder, program, image) = reachable(&esxi_image!("vmfs6"));
     let mount = own_mountpoint();
-    let output = as_somebody(&program, &[&image, mount.path()]);
+    let output = as_somebody(&program, &[&image, mount.path(), READ_ONLY.as_ref()]);
     assert!(output.status.success(), "{}", text(&output));
     mount.signal(rustix::process::Signal::TERM);
     mount.wait_until_gone();
@@ -132,7 +133,7 @@ fn allow_other_that_the_system_forbids_is_explained() {
     }
     let (_folder, program, image) = reachable(&esxi_image!("vmfs6"));
     let mount = own_mountpoint();
-    let options = Path::new("-oallow_other");
+    let options = Path::new("-oro,allow_other");
     let output = as_somebody(&program, &[&image, mount.path(), options]);
     assert_eq!(output.status.code(), Some(1));
     assert!(

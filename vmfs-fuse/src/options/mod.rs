@@ -1,9 +1,13 @@
 //! Mount options: the list behind `-o`.
 
+mod values;
+
 use std::path::PathBuf;
 use std::time::Duration;
 
 use fuser::MountOption;
+
+use values::{host_name, interval, lock, number, permissions, seconds, split, threads};
 
 /// Who may use the mount.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -17,13 +21,55 @@ pub(crate) enum Users {
     All,
 }
 
+/// What the mount may do to the volume.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) enum Writing {
+    /// Write, unless the devices are write-protected.
+    #[default]
+    IfPossible,
+    /// Write, or don't mount.
+    Required,
+    /// Read.
+    Never,
+    /// Read, also what a host's journal would have to be replayed on first.
+    NeverByForce,
+}
+
+impl Writing {
+    /// Whether the mount is read-only whatever the devices are.
+    pub(crate) fn is_never(self) -> bool {
+        matches!(self, Self::Never | Self::NeverByForce)
+    }
+}
+
+/// How the host shows itself to others on a volume that it writes to.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(crate) struct HostOptions {
+    /// Its name; the machine's by default.
+    pub(crate) name: Option<String>,
+    /// Time between two heartbeats.
+    pub(crate) heartbeat: Option<Duration>,
+    /// Time after which a heartbeat that stood still is that of a dead host.
+    pub(crate) lease: Option<Duration>,
+    /// Time after which a change is durable without anyone asking.
+    pub(crate) commit: Option<Duration>,
+}
+
 /// What `-o` asked for.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(crate) struct Options {
     /// Who may use the mount.
     pub(crate) users: Users,
-    /// `rw` was the last word about writing.
-    pub(crate) writable: bool,
+    /// Whether the mount writes to the volume.
+    pub(crate) writing: Writing,
+    /// How the host shows itself.
+    pub(crate) host: HostOptions,
+    /// Everything is durable when the call that did it returns.
+    pub(crate) sync: bool,
+    /// The same for what changes names.
+    pub(crate) dirsync: bool,
+    /// Writes go to the volume at once, not when the kernel's cache is written back.
+    pub(crate) write_through: bool,
     /// The kernel checks modes even if only the owner may use the mount.
     pub(crate) default_permissions: bool,
     /// Flags that the kernel understands.
@@ -67,19 +113,21 @@ pub(crate) enum OptionError {
     NoValue(String),
     #[error("mount option '{0}' takes no value")]
     NeedlessValue(String),
-    #[error("a mounted volume can't be remounted; unmount it and mount it again")]
+    #[error(
+        "a FUSE mount can't be remounted, so not made read-only either; unmount it and mount it again with the new options"
+    )]
     Remount,
+    #[error(
+        "locking between hosts isn't built yet: --lock={0} has to wait for it; mount on one host only, with --lock=auto or without"
+    )]
+    Lock(String),
 }
 
-/// Threads that `threads=` may ask for.
-const MAX_THREADS: usize = 256;
-
-/// Options that mount(8), systemd or automounters act upon, and those about writing and access
-/// times, which say nothing about a read-only mount.
-const FOR_OTHERS: &str = " async atime auto comment defaults diratime dirsync fail group iversion \
-    lazytime loud mand noatime noauto nodiratime nofail nogroup noiversion nolazytime nomand \
-    noowner norelatime nostrictatime nouser nousers owner relatime silent strictatime sync user \
-    users _netdev _rnetdev ";
+/// Options that mount(8), systemd or automounters act upon, and those about access times, which
+/// reading never changes here.
+const FOR_OTHERS: &str = " atime auto comment defaults diratime fail group iversion lazytime loud \
+    mand noatime noauto nodiratime nofail nogroup noiversion nolazytime nomand noowner norelatime \
+    nostrictatime nouser nousers owner relatime silent strictatime user users _netdev _rnetdev ";
 
 impl Options {
     /// Reads one comma-separated list into `self`; later words win. With `sloppy`, words that
@@ -117,7 +165,11 @@ impl Options {
     }
 
     /// Reads an option that has a value; false if `name` isn't one.
-    fn read_valued(&mut self, name: &str, value: Option<&str>) -> Result<bool, OptionError> {
+    pub(crate) fn read_valued(
+        &mut self,
+        name: &str,
+        value: Option<&str>,
+    ) -> Result<bool, OptionError> {
         let required = || value.ok_or_else(|| OptionError::NoValue(name.to_owned()));
         match name {
             "fsname" => self.fsname = Some(required()?.to_owned()),
@@ -136,6 +188,11 @@ impl Options {
             "threads" => self.threads = Some(threads(name, required()?)?),
             "readahead" => self.readahead = Some(number(name, required()?, "a number of KiB")?),
             "extent" => self.extents.push(required()?.into()),
+            "host" => self.host.name = Some(host_name(name, required()?)?),
+            "heartbeat" => self.host.heartbeat = Some(interval(name, required()?)?),
+            "lease" => self.host.lease = Some(interval(name, required()?)?),
+            "commit" => self.host.commit = Some(interval(name, required()?)?),
+            "lock" => lock(name, required()?)?,
             _ => return Ok(false),
         }
         Ok(true)
@@ -143,8 +200,23 @@ impl Options {
 
     fn read_plain(&mut self, name: &str) -> Result<(), OptionError> {
         match name {
-            "ro" => self.writable = false,
-            "rw" => self.writable = true,
+            "ro" => self.writing = Writing::Never,
+            "rw" => self.writing = Writing::Required,
+            "force_ro" => self.writing = Writing::NeverByForce,
+            "sync" => {
+                self.sync = true;
+                self.set(MountOption::Sync, &MountOption::Async);
+            }
+            "async" => {
+                self.sync = false;
+                self.set(MountOption::Async, &MountOption::Sync);
+            }
+            "dirsync" => {
+                self.dirsync = true;
+                self.set(MountOption::DirSync, &MountOption::Async);
+            }
+            "writeback_cache" => self.write_through = false,
+            "no_writeback_cache" => self.write_through = true,
             "allow_other" => self.users = Users::All,
             "allow_root" => self.users = Users::OwnerAndRoot,
             "default_permissions" => self.default_permissions = true,
@@ -174,66 +246,6 @@ fn is_for_others(name: &str) -> bool {
         || FOR_OTHERS.split_ascii_whitespace().any(|word| word == name)
 }
 
-/// The words between commas, with escapes taken away.
-fn split(list: &str) -> Vec<String> {
-    let mut words = vec![String::new()];
-    let mut characters = list.chars();
-    while let Some(character) = characters.next() {
-        let literal = match character {
-            ',' => {
-                words.push(String::new());
-                continue;
-            }
-            '\\' => characters.next().unwrap_or('\\'),
-            other => other,
-        };
-        if let Some(word) = words.last_mut() {
-            word.push(literal);
-        }
-    }
-    words
-}
-
-fn bad(name: &str, value: &str, expected: &'static str) -> OptionError {
-    OptionError::Value {
-        name: name.to_owned(),
-        value: value.to_owned(),
-        expected,
-    }
-}
-
-fn number<N: std::str::FromStr>(
-    name: &str,
-    value: &str,
-    expected: &'static str,
-) -> Result<N, OptionError> {
-    value.parse().map_err(|_| bad(name, value, expected))
-}
-
-fn threads(name: &str, value: &str) -> Result<usize, OptionError> {
-    let expected = "a number from 1 to 256";
-    let threads = number(name, value, expected)?;
-    if !(1..=MAX_THREADS).contains(&threads) {
-        return Err(bad(name, value, expected));
-    }
-    Ok(threads)
-}
-
-/// The permissions that a mask leaves, as libfuse reads `umask=`.
-fn permissions(name: &str, value: &str) -> Result<u16, OptionError> {
-    match u16::from_str_radix(value, 8) {
-        Ok(mask) if mask <= 0o777 => Ok(0o777 & !mask),
-        _ => Err(bad(name, value, "an octal number up to 777")),
-    }
-}
-
-fn seconds(name: &str, value: &str) -> Result<Duration, OptionError> {
-    let seconds = value.parse::<f64>().ok();
-    seconds
-        .and_then(|seconds| Duration::try_from_secs_f64(seconds).ok())
-        .ok_or_else(|| bad(name, value, "a number of seconds"))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -246,7 +258,7 @@ mod tests {
     #[test]
     fn the_last_of_opposite_words_wins() {
         let options = read("rw,noexec,suid,exec,ro,nosuid").expect("valid");
-        assert!(!options.writable);
+        assert_eq!(options.writing, Writing::Never);
         assert_eq!(options.flags, [MountOption::Exec, MountOption::NoSuid]);
     }
 
@@ -265,6 +277,20 @@ mod tests {
     }
 
     #[test]
+    fn what_the_host_shows_is_read() {
+        let options = read("rw,host=here,heartbeat=0.05,lease=2,commit=1.5").expect("valid");
+        assert_eq!(options.writing, Writing::Required);
+        let host = HostOptions {
+            name: Some("here".to_owned()),
+            heartbeat: Some(Duration::from_millis(50)),
+            lease: Some(Duration::from_secs(2)),
+            commit: Some(Duration::from_millis(1500)),
+        };
+        assert_eq!(options.host, host);
+        assert_eq!(read("lock=auto"), Ok(Options::default()));
+    }
+
+    #[test]
     fn words_for_mount_and_systemd_are_dropped() {
         let list = "defaults,_netdev,nofail,x-systemd.automount,x-systemd.idle-timeout=10,user=joe";
         assert_eq!(read(list), Ok(Options::default()));
@@ -280,7 +306,13 @@ mod tests {
             ("ro=1", "'ro' takes no value"),
             ("umask=888", "octal"),
             ("attr_timeout=-1", "seconds"),
-            ("remount", "unmount it"),
+            ("remount,ro", "unmount it"),
+            ("commit=0", "from 0.001"),
+            ("lease=1e9", "to 3600"),
+            ("host=", "'host'"),
+            ("lock=ats", "isn't built yet"),
+            ("lock=scsi2", "isn't built yet"),
+            ("lock=yes", "one of auto"),
         ] {
             let error = read(list).expect_err(list).to_string();
             assert!(error.contains(part), "{list}: {error}");

@@ -25,8 +25,14 @@ pub(crate) struct Mount {
 }
 
 impl Mount {
-    /// Mounts `devices` with `options`.
+    /// Mounts `devices` read-only, with `options`.
     pub(crate) fn new(devices: &[&Path], options: &[&str]) -> Self {
+        let options: Vec<&str> = ["-o", "ro"].iter().chain(options).copied().collect();
+        Self::writable(devices, &options)
+    }
+
+    /// Mounts `devices` with `options`, read-write unless they say otherwise.
+    pub(crate) fn writable(devices: &[&Path], options: &[&str]) -> Self {
         let folder = tempfile::tempdir().expect("mountpoint");
         let mount = Self { folder };
         let output = run(VMFS_FUSE, devices, mount.path(), options);
