@@ -240,3 +240,78 @@ fn readers_see_what_a_dead_host_left_in_its_journal() {
     assert_eq!(content(&reader, inode.fd()), b"resident");
     assert_eq!(content(&read(), inode.fd()), b"resident");
 }
+
+#[test]
+fn threads_change_files_side_by_side() {
+    for family in [Family::Vmfs5, Family::Vmfs6] {
+        let lun = volume(family);
+        let fs = mount(&lun, &Host::new(1));
+        let directory = fs
+            .make_directory(FdAddr::ROOT, b"shared", CREATOR)
+            .expect("directory")
+            .fd();
+        std::thread::scope(|scope| {
+            for thread in 0..4_u64 {
+                let fs = &fs;
+                scope.spawn(move || work(fs, directory, thread));
+            }
+        });
+        fs.close().expect("close");
+        fsck(&lun);
+        let fs = mount(&lun, &Host::new(2));
+        for thread in 0..4_u8 {
+            let path = format!("/shared/kept{thread}");
+            let inode = fs.resolve(path.as_bytes(), true).expect("file");
+            assert!(
+                content(&fs, inode.fd())
+                    .iter()
+                    .all(|&byte| byte == thread + 1)
+            );
+        }
+        let directory = fs.inode(directory).expect("directory");
+        let mut names = 0;
+        fs.read_dir(&directory, 0, |_| {
+            names += 1;
+            true
+        })
+        .expect("list");
+        assert_eq!(names, 4);
+    }
+}
+
+/// Makes, fills, renames, cuts and removes files in a directory that others use as well.
+fn work(fs: &FileSystem, directory: FdAddr, thread: u64) {
+    let mut random = Random::new(thread);
+    let kept = format!("kept{thread}");
+    let kept = fs.create(directory, kept.as_bytes(), CREATOR);
+    let kept = kept.expect("create").fd();
+    let fill = vec![thread as u8 + 1; 300_000];
+    for round in 0..60 {
+        let name = format!("t{thread}r{round}");
+        let made = fs.create(directory, name.as_bytes(), CREATOR);
+        let fd = made.expect("create").fd();
+        let size = random.size().max(1) as usize % fill.len();
+        fs.write(fd, 0, &fill[..=size]).expect("write");
+        let back = content(fs, fd);
+        assert!(back == fill[..=size], "{thread} {round}");
+        let offset = fs.inode(kept).expect("inode").length();
+        fs.write(kept, offset, &fill[..=size]).expect("append");
+        if round % 7 == 0 {
+            fs.sync_file(kept).expect("sync");
+        }
+        let renamed = format!("renamed{thread}");
+        fs.rename(
+            directory,
+            name.as_bytes(),
+            directory,
+            renamed.as_bytes(),
+            Rename::Replace,
+        )
+        .expect("rename");
+        if round % 3 == 0 {
+            fs.unlink(directory, renamed.as_bytes()).expect("unlink");
+        }
+    }
+    let renamed = format!("renamed{thread}");
+    let _ = fs.unlink(directory, renamed.as_bytes());
+}

@@ -12,41 +12,48 @@ use crate::resource::Place;
 /// Entries read at a time.
 const ENTRIES_PER_READ: u64 = 512;
 
-/// Calls `visit` with the entries from number `from` on until it returns false.
+/// Positions count down from here: the last entry is listed first.
+const TOP: u64 = 1 << 40;
+
+/// Calls `visit` with the entries from position `from` on until it returns false.
+///
+/// From the last to the first: the last entry takes the place of one that is removed, so whoever
+/// removes what was listed, as `rm -r` does, misses nothing. The position behind entry number *n*
+/// is `TOP` - *n*.
 pub(super) fn for_each(
     store: &FileStore,
     inode: &Inode,
     from: u64,
     visit: &mut dyn FnMut(DirEntry) -> bool,
 ) -> Result<(), FileError> {
-    let length = checked_length(inode)?;
-    let total = length / DirEntry5::SIZE;
-    let mut number = from;
+    let total = checked_length(inode)? / DirEntry5::SIZE;
+    let mut end = match from {
+        0 => total,
+        position => total.min(TOP.saturating_sub(position)),
+    };
     let mut buf = vec![0; (ENTRIES_PER_READ * DirEntry5::SIZE) as usize];
-    while number < total {
-        let offset = number * DirEntry5::SIZE;
-        let run = store.run_at(inode, offset, offset + buf.len() as u64)?;
-        if run.place == Place::Hole && run.length >= DirEntry5::SIZE {
+    while end > 0 {
+        let first = end.saturating_sub(ENTRIES_PER_READ);
+        let run = store.run_at(inode, first * DirEntry5::SIZE, end * DirEntry5::SIZE)?;
+        if run.place == Place::Hole && run.end() >= end * DirEntry5::SIZE {
             // Zeros are unused entries.
-            number += run.length / DirEntry5::SIZE;
+            end = first;
             continue;
         }
-        let read = store.read(inode, offset, &mut buf)?;
-        for bytes in buf[..read].chunks_exact(DirEntry5::SIZE as usize) {
-            number += 1;
-            let Ok(entry) = DirEntry5::ref_from_bytes(bytes) else {
-                break;
-            };
-            let Some(entry) = checked(entry, inode, number) else {
+        let bytes = &mut buf[..((end - first) * DirEntry5::SIZE) as usize];
+        store.read(inode, first * DirEntry5::SIZE, bytes)?;
+        let entries = bytes.chunks_exact(DirEntry5::SIZE as usize).enumerate();
+        for (index, bytes) in entries.rev() {
+            let number = first + index as u64;
+            let entry = DirEntry5::ref_from_bytes(bytes).ok();
+            let Some(entry) = entry.and_then(|entry| checked(entry, inode, TOP - number)) else {
                 continue;
             };
             if !visit(entry) {
                 return Ok(());
             }
         }
-        if (read as u64) < DirEntry5::SIZE {
-            break;
-        }
+        end = first;
     }
     Ok(())
 }

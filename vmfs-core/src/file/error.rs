@@ -19,6 +19,9 @@ pub enum FileError {
         /// What is allowed.
         max: u64,
     },
+    /// The directory has as many entries as it can have.
+    #[error("the directory has no room for more names")]
+    DirectoryFull,
     /// The file is of a kind that can't do what was asked.
     #[error("file {fd} is a {found:?}, not a {wanted}")]
     WrongKind {

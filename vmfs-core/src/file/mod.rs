@@ -6,7 +6,7 @@ mod directory;
 mod directory5;
 mod directory6;
 pub mod edit;
-mod entries_stub;
+mod entries;
 mod error;
 mod inode;
 mod store;

@@ -109,7 +109,7 @@ impl FsError {
                     _ => Errno::IO,
                 }
             }
-            Self::File(FileError::Alloc(_)) => Errno::NOSPC,
+            Self::File(FileError::Alloc(_) | FileError::DirectoryFull) => Errno::NOSPC,
             Self::File(FileError::TooLarge { .. }) | Self::TooLarge { .. } => Errno::FBIG,
             Self::Volume(_) | Self::Fenced => Errno::IO,
             Self::NotFound { .. } => Errno::NOENT,

@@ -7,7 +7,7 @@ use parking_lot::Mutex;
 
 use super::descriptor::FileEdit;
 use super::map::Slot;
-use crate::file::entries_stub::{self as entries, DirContent, DirHint, NewEntry};
+use crate::file::entries::{self as entries, DirContent, DirHint, NewEntry};
 use crate::file::error::FileError;
 use crate::file::{DirEntry, FileStore, Inode};
 use crate::format::{FdAddr, FileKind};

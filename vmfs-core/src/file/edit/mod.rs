@@ -11,6 +11,6 @@ mod map;
 mod reserve;
 mod write;
 
-pub use crate::file::entries_stub::DirHint;
+pub use crate::file::entries::DirHint;
 pub use descriptor::{FileEdit, NewFile};
 pub use directory::DirectoryEdit;
