@@ -141,6 +141,9 @@ pub(super) fn lookup(
     }))
 }
 
+/// Block and slot of an entry, and the entry.
+type Found = ((u32, u32), DirEntry6);
+
 impl Blocks<'_> {
     /// The entry called `name` and its block and slot.
     fn find(
@@ -148,7 +151,7 @@ impl Blocks<'_> {
         content: &dyn DirContent,
         in_root: bool,
         name: &[u8],
-    ) -> Result<Option<((u32, u32), DirEntry6)>, FileError> {
+    ) -> Result<Option<Found>, FileError> {
         let hash = name_hash(name, in_root);
         let named = |block, slot| -> Result<Option<DirEntry6>, FileError> {
             self.check_slot(content, DirBlockKind::Entries, block, slot)?;
