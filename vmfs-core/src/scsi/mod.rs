@@ -2,7 +2,8 @@
 //!
 //! Everything above works the same on any [`Lun`]: an image file or block device
 //! ([`FileLun`]), a partition of one ([`PartitionLun`]), one in memory ([`MemoryLun`]), one
-//! with changed bytes ([`OverlayLun`]) or one that is cut off ([`FaultLun`]).
+//! with changed bytes ([`OverlayLun`]), one that is cut off ([`FaultLun`]) or one whose writes
+//! are recorded ([`RecorderLun`]).
 
 mod aligned;
 mod array;
@@ -14,6 +15,7 @@ mod lun;
 mod memory_lun;
 mod overlay;
 mod partition;
+mod recorder_lun;
 
 pub use aligned::AlignedBuf;
 pub use array::{ArrayState, LunIdentity, MAX_IDENTITY, Personality};
@@ -25,3 +27,4 @@ pub use lun::{Access, DeviceOffset, Lun};
 pub use memory_lun::MemoryLun;
 pub use overlay::OverlayLun;
 pub use partition::{PartitionLun, look_through};
+pub use recorder_lun::{Recorded, RecorderLun};
