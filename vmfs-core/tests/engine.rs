@@ -79,6 +79,31 @@ struct Model {
     bytes: Vec<u8>,
 }
 
+/// Changes what is allocated for a part of a file, and what that does to its content.
+fn allocate(
+    fs: &FileSystem,
+    fd: FdAddr,
+    model: &mut Model,
+    random: &mut Random,
+    keep_size_too: bool,
+) {
+    let (offset, length) = (random.size(), random.size().max(1));
+    let how = [Allocate::Reserve, Allocate::Zero, Allocate::PunchHole];
+    let how = how[random.below(3) as usize];
+    let keep_size = keep_size_too && random.below(2) == 0;
+    fs.allocate(fd, offset, length, how, keep_size)
+        .expect("allocate");
+    let end = (offset + length) as usize;
+    if how != Allocate::Reserve {
+        let stop = end.min(model.bytes.len());
+        let start = (offset as usize).min(stop);
+        model.bytes[start..stop].fill(0);
+    }
+    if !keep_size && how != Allocate::PunchHole && end > model.bytes.len() {
+        model.bytes.resize(end, 0);
+    }
+}
+
 fn random_operations(family: Family, seed: u64, steps: u32, keep_size_too: bool) {
     let lun = volume(family);
     let mut host = 1;
@@ -123,23 +148,9 @@ fn random_operations(family: Family, seed: u64, steps: u32, keep_size_too: bool)
                 model.bytes.resize(size as usize, 0);
             }
             5..=8 => {
-                let (offset, length) = (random.size(), random.size().max(1));
-                let how = [Allocate::Reserve, Allocate::Zero, Allocate::PunchHole];
-                let how = how[random.below(3) as usize];
-                let keep_size = keep_size_too && random.below(2) == 0;
                 let fd = lookup(&fs);
-                fs.allocate(fd, offset, length, how, keep_size)
-                    .expect("allocate");
                 let model = files.get_mut(&name).expect("there");
-                let end = (offset + length) as usize;
-                if how != Allocate::Reserve {
-                    let stop = end.min(model.bytes.len());
-                    let start = (offset as usize).min(stop);
-                    model.bytes[start..stop].fill(0);
-                }
-                if !keep_size && how != Allocate::PunchHole && end > model.bytes.len() {
-                    model.bytes.resize(end, 0);
-                }
+                allocate(&fs, fd, model, &mut random, keep_size_too);
             }
             9 => fs.sync().expect("sync"),
             10 if random.below(4) == 0 => {

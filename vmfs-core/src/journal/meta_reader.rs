@@ -140,6 +140,17 @@ impl MetaReader {
         Ok((piece, inside))
     }
 
+    /// Like [`MetaReader::block`], for structures that are walked through in their order: if
+    /// `offset` is where a piece starts, what follows is read along.
+    pub fn block_in_sequence(&self, offset: VolumeOffset) -> Result<(Arc<[u8]>, usize), LvmError> {
+        let number = offset.0 / PIECE;
+        if offset.0.is_multiple_of(PIECE) && !self.overlay.is_cached(number) {
+            let end = offset.0 / NEIGHBOURHOOD * NEIGHBOURHOOD + NEIGHBOURHOOD;
+            return Ok((self.fetch(number, end - offset.0)?, 0));
+        }
+        self.block(offset)
+    }
+
     /// Reads `length` bytes from piece `first` on into the cache; returns that piece.
     fn fetch(&self, first: u64, length: u64) -> Result<Arc<[u8]>, LvmError> {
         loop {

@@ -407,7 +407,8 @@ impl Walker<'_> {
             let base = map.pointer_block(self.reader, self.sources, addr)?;
             shift -= pointer_shift;
             let index = offset >> shift & (layout.pointers_per_block - 1);
-            let (bytes, inside) = self.reader.block(base + index * layout.address_size)?;
+            let place = base + index * layout.address_size;
+            let (bytes, inside) = self.reader.block_in_sequence(place)?;
             // Go back to the first pointer that this piece of metadata has of the block.
             let before = index.min((inside / address_size) as u64);
             let first = inside - before as usize * address_size;

@@ -175,6 +175,13 @@ impl<'a> Changes<'a> {
     /// transaction is durable.
     pub fn give(&mut self, kind: ResourceKind, (cluster, resource): Place, owner: FdAddr) {
         let steps = self.clusters.entry((kind, cluster)).or_default();
+        let taken = &mut steps.taken;
+        if let Some(index) = taken.iter().position(|step| step.resource == resource) {
+            // Taken by this transaction: nobody has heard of it.
+            taken.swap_remove(index);
+            self.allocator.untake(kind, (cluster, resource));
+            return;
+        }
         steps.given.push(Step {
             resource,
             owner,
