@@ -190,6 +190,10 @@ fn recover(volume: &Volume, layout: &Layout, host: &HostConfig) -> Result<Vec<Le
             return Err(FsError::NotWritable(reason));
         }
     }
+    // What only ESXi can put in order needs no waiting.
+    for other in &found {
+        journal_of(volume, layout, other)?;
+    }
     tracing::info!(
         "{} host(s) had the volume mounted and didn't unmount it; waiting {} s to see whether they live",
         found.len(),
@@ -217,17 +221,16 @@ fn stands_still(before: &[Host], host: &Host) -> bool {
 }
 
 fn recover_from(volume: &Volume, layout: &Layout, dead: &Host) -> Result<Left, FsError> {
-    let slot = dead.offset;
-    if dead.journal_addr == 0 {
-        return Ok(Left {
-            slot,
-            journal: None,
-            pending: Vec::new(),
-        });
+    let mut left = Left {
+        slot: dead.offset,
+        journal: None,
+        pending: Vec::new(),
+    };
+    if dead.journal_addr != 0 {
+        let address = BlockAddr::decode(dead.journal_addr.into(), layout);
+        left.journal = Some(address);
     }
-    let header = JournalHeader::read(volume, dead.journal)?;
-    let address = BlockAddr::decode(dead.journal_addr.into(), layout);
-    if let Some(header) = header.filter(|header| header.is_of(dead.host, dead.generation)) {
+    if let Some(header) = journal_of(volume, layout, dead)? {
         let replayed = replay(volume, dead.journal, &header)?;
         tracing::info!(
             host = %dead.host,
@@ -235,22 +238,27 @@ fn recover_from(volume: &Volume, layout: &Layout, dead: &Host) -> Result<Left, F
             bytes = replayed.bytes,
             "replayed the journal of a host that didn't unmount"
         );
-        return Ok(Left {
-            slot,
-            journal: Some(address),
-            pending: replayed.pending,
-        });
+        left.pending = replayed.pending;
     }
-    if crate::journal::is_unused(volume, layout, dead.journal)? {
-        tracing::info!(host = %dead.host, "a host didn't unmount; its journal is empty");
-        return Ok(Left {
-            slot,
-            journal: Some(address),
-            pending: Vec::new(),
-        });
+    Ok(left)
+}
+
+/// The journal that a host left, if it is one of ours; `None` when it surely has nothing in it.
+fn journal_of(
+    volume: &Volume,
+    layout: &Layout,
+    dead: &Host,
+) -> Result<Option<JournalHeader>, FsError> {
+    if dead.journal_addr == 0 {
+        return Ok(None);
+    }
+    let header = JournalHeader::read(volume, dead.journal)?;
+    let header = header.filter(|header| header.is_of(dead.host, dead.generation));
+    if header.is_some() || crate::journal::is_unused(volume, layout, dead.journal)? {
+        return Ok(header);
     }
     Err(FsError::NotWritable(format!(
-        "host {} ({}) didn't unmount it, and its journal at {} may have changes that only an ESXi host can replay: mount and unmount it there, or mount it with --force-ro to read it as it is",
+        "host {} ({}) has it mounted or didn't unmount it, and its journal at {} may have changes that only an ESXi host can replay: mount and unmount it there, or mount it with --force-ro to read it as it is",
         dead.host, dead.ip, dead.journal
     )))
 }
