@@ -20,6 +20,8 @@ impl FileEdit<'_, '_> {
         let unit = 1_u64 << self.block_shift();
         match self.meta().zero_level() {
             ZeroLevel::None => 0,
+            // ESXi keeps directories in blocks; vmfs-tools' check takes resident data for addresses.
+            ZeroLevel::Resident if self.is_metadata() => 0,
             ZeroLevel::Resident => layout.fd_data_size,
             // Of sub-blocks only VMFS6's directories have more than one.
             ZeroLevel::SubBlock if self.is_metadata() && layout.family == Family::Vmfs6 => {
