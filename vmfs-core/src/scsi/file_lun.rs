@@ -3,6 +3,8 @@ use std::io::{self, Seek, SeekFrom};
 use std::os::unix::fs::{FileExt, FileTypeExt, OpenOptionsExt};
 use std::path::Path;
 
+use parking_lot::RwLock;
+
 use super::aligned::AlignedBuf;
 use super::array::{LunIdentity, identity_of};
 use super::counters::Counters;
@@ -24,6 +26,8 @@ pub struct FileLun {
     access: Access,
     identity: Option<LunIdentity>,
     counters: Counters,
+    /// Held alone while blocks are written in part, which takes a read and a write.
+    edges: RwLock<()>,
 }
 
 impl FileLun {
@@ -73,6 +77,7 @@ impl FileLun {
             access,
             identity: identity_of(path, is_device),
             counters: Counters::default(),
+            edges: RwLock::new(()),
         })
     }
 
@@ -105,13 +110,28 @@ impl FileLun {
     }
 
     fn write_all(&self, offset: DeviceOffset, data: &[u8]) -> io::Result<()> {
-        if self.is_aligned(offset, data.as_ptr(), data.len()) {
+        let (start, len) = self.widen(offset, data.len());
+        let whole_blocks = (start, len) == (offset.0, data.len());
+        if whole_blocks && self.is_aligned(offset, data.as_ptr(), data.len()) {
+            let _edges = self.edges.read();
             return self.file.write_all_at(data, offset.0);
         }
-        let (start, len) = self.widen(offset, data.len());
         let mut bounce = AlignedBuf::new(len);
-        self.file.read_exact_at(&mut bounce, start)?;
         let skip = (offset.0 - start) as usize;
+        if whole_blocks {
+            let _edges = self.edges.read();
+            bounce.copy_from_slice(data);
+            return self.file.write_all_at(&bounce, start);
+        }
+        // Blocks that are written in part keep the rest, which nobody may change meanwhile.
+        let _edges = self.edges.write();
+        let unit = self.alignment as usize;
+        self.file.read_exact_at(&mut bounce[..unit], start)?;
+        if len > unit {
+            let last = len - unit;
+            self.file
+                .read_exact_at(&mut bounce[last..], start + last as u64)?;
+        }
         bounce[skip..skip + data.len()].copy_from_slice(data);
         self.file.write_all_at(&bounce, start)
     }
