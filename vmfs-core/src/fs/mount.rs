@@ -6,13 +6,16 @@ use super::engine::Engine;
 use super::error::FsError;
 use super::file_system::FileSystem;
 use crate::cluster::{self, Host, HostConfig, Membership};
+use crate::file::FileError;
 use crate::format::{
     BlockAddr, FS_DESCRIPTOR_OFFSET, Family, FdAddr, FsDescriptor, HeartbeatState, Layout,
     ResourceKind, Uuid,
 };
 use crate::journal::{Journal, JournalHeader, Log, MetaReader, replay};
 use crate::lvm::{Volume, VolumeOffset};
-use crate::resource::{Allocator, Changes, ResourcePlace, Resources, Wanted, give_back_in_place};
+use crate::resource::{
+    AllocError, Allocator, Changes, ResourcePlace, Resources, Wanted, give_back_in_place,
+};
 
 /// Hosts that share a volume at most: each begins to look for blocks in another part of it.
 const PARTS: u64 = 64;
@@ -41,15 +44,29 @@ impl FileSystem {
         let fsd = FsDescriptor::parse(&bytes)?.clone();
         let layout = Layout::new(&fsd)?;
         refuse_unwritable(&volume, &fsd, &layout)?;
-        let left = recover(&volume, &layout, &host)?;
+        let mut left = recover(&volume, &layout, &host)?;
 
         let mut fs = Self::open_layered(volume, false)?;
         if let Some((file, error)) = fs.store().resources().problems.first() {
             let reason = format!("{} is damaged: {error}; run fsck.vmfs", file.name());
             return Err(FsError::NotWritable(reason));
         }
-        let engine = start(&fs, &fsd, host)?;
-        fs.engine = Some(engine);
+        let journals: Vec<_> = left
+            .iter()
+            .filter_map(|left| fs.resource_at(left.journal?))
+            .collect();
+        let engine = match start(&fs, &fsd, host.clone(), &journals) {
+            Err(FsError::File(FileError::Alloc(_))) if fs.reuse_journals(&mut left)? => {
+                start(&fs, &fsd, host, &[])
+            }
+            started => started,
+        };
+        fs.engine = Some(engine.map_err(|error| match error {
+            FsError::File(FileError::Alloc(error)) => FsError::NotWritable(format!(
+                "{error}, which the journal needs; mount it with -o ro, or grow it"
+            )),
+            error => error,
+        })?);
         // Should this fail, the slot stays: the next mount goes on from there.
         fs.take_journal_block()?;
         fs.settle(left)?;
@@ -65,6 +82,22 @@ impl FileSystem {
         changes.adopt(kind, place);
         changes.publish()?;
         self.sync()
+    }
+
+    /// On a full volume a dead host's journal, whose content is in place by now, makes room for
+    /// this host's; whether there is one.
+    fn reuse_journals(&self, left: &mut [Left]) -> Result<bool, FsError> {
+        let (reader, resources) = (self.store().reader(), self.store().resources());
+        let mut found = false;
+        for dead in left {
+            let journal = dead.journal.and_then(|address| self.resource_at(address));
+            if let Some((kind, place)) = journal {
+                give_back_in_place(reader, resources, kind, place)?;
+                dead.journal = None;
+                found = true;
+            }
+        }
+        Ok(found)
     }
 
     /// Takes over from dead hosts: what they had not finished is noted in this host's journal,
@@ -226,7 +259,7 @@ fn recover_from(volume: &Volume, layout: &Layout, dead: &Host) -> Result<Left, F
         journal: None,
         pending: Vec::new(),
     };
-    if dead.journal_addr != 0 {
+    if dead.journal_addr != 0 && !is_another_hosts(volume, dead)? {
         let address = BlockAddr::decode(dead.journal_addr.into(), layout);
         left.journal = Some(address);
     }
@@ -243,6 +276,12 @@ fn recover_from(volume: &Volume, layout: &Layout, dead: &Host) -> Result<Left, F
     Ok(left)
 }
 
+/// Whether the block that a host had its journal in is another host's journal by now.
+fn is_another_hosts(volume: &Volume, dead: &Host) -> Result<bool, FsError> {
+    let header = JournalHeader::read(volume, dead.journal)?;
+    Ok(header.is_some_and(|header| !header.is_of(dead.host, dead.generation)))
+}
+
 /// The journal that a host left, if it is one of ours; `None` when it surely has nothing in it.
 fn journal_of(
     volume: &Volume,
@@ -254,7 +293,10 @@ fn journal_of(
     }
     let header = JournalHeader::read(volume, dead.journal)?;
     let header = header.filter(|header| header.is_of(dead.host, dead.generation));
-    if header.is_some() || crate::journal::is_unused(volume, layout, dead.journal)? {
+    if header.is_some()
+        || is_another_hosts(volume, dead)?
+        || crate::journal::is_unused(volume, layout, dead.journal)?
+    {
         return Ok(header);
     }
     Err(FsError::NotWritable(format!(
@@ -267,7 +309,14 @@ fn journal_of(
 ///
 /// In this order, so that a cut leaves nothing: a header in a free block means nothing, and a slot
 /// with a header is one that the next host takes back.
-fn start(fs: &FileSystem, fsd: &FsDescriptor, host: HostConfig) -> Result<Engine, FsError> {
+///
+/// `journals` of dead hosts are left alone, marked as used or not: their slots name them yet.
+fn start(
+    fs: &FileSystem,
+    fsd: &FsDescriptor,
+    host: HostConfig,
+    journals: &[(ResourceKind, ResourcePlace)],
+) -> Result<Engine, FsError> {
     let (reader, resources) = (fs.store().reader(), fs.store().resources());
     let layout = reader.layout();
     let free = cluster::free_slot(reader.volume(), layout)?.ok_or_else(|| {
@@ -277,7 +326,12 @@ fn start(fs: &FileSystem, fsd: &FsDescriptor, host: HostConfig) -> Result<Engine
         .file(ResourceKind::FileBlock)
         .map_or(0, |file| file.header().clusters());
     let allocator = Allocator::new(resources, free.number % PARTS * clusters / PARTS);
-    let (kind, place, block, length) = journal_place(reader, resources, &allocator)?;
+    let (kind, place, block, length) = loop {
+        let found = journal_place(reader, resources, &allocator)?;
+        if !journals.contains(&(found.0, found.1)) {
+            break found;
+        }
+    };
     let address = match kind {
         ResourceKind::JournalBlock => BlockAddr::Resource {
             kind,
@@ -303,7 +357,12 @@ fn start(fs: &FileSystem, fsd: &FsDescriptor, host: HostConfig) -> Result<Engine
     let version = (fsd.major_version.get(), fsd.minor_version);
     let membership = Membership::claim(reader.volume(), free, &host, version, (raw, block))?;
     reader.start_journal(Journal::new(log));
-    Ok(Engine::new(host, membership, allocator, (kind, place)))
+    Ok(Engine::new(
+        host.clone(),
+        membership,
+        allocator,
+        (kind, place),
+    ))
 }
 
 /// A number that no earlier use of the journal block had: hosts' UUIDs are random.
@@ -324,21 +383,10 @@ fn journal_place(
     allocator: &Allocator,
 ) -> Result<(ResourceKind, ResourcePlace, VolumeOffset, u64), FsError> {
     let layout = reader.layout();
-    let no_space = |error| match error {
-        crate::resource::AllocError::Meta(error) => FsError::from(error),
-        _ => FsError::NotWritable(
-            "it has no free block for a journal; mount it with -o ro, or grow it".to_owned(),
-        ),
-    };
     if layout.family == Family::Vmfs6 {
         let kind = ResourceKind::JournalBlock;
-        let (place, _) = allocator
-            .take(reader, resources, kind, 0)
-            .map_err(no_space)?;
-        let file = resources.file(kind);
-        let Some(file) = file else {
-            return Err(no_space(crate::resource::AllocError::NoSpace { kind }));
-        };
+        let (place, _) = allocator.take(reader, resources, kind, 0)?;
+        let file = resources.file(kind).ok_or(AllocError::NoSpace { kind })?;
         let length = u64::from(file.header().resource_size.get());
         let block = file.locate(reader, place.0, place.1)?;
         return Ok((kind, place, block, length));
@@ -351,9 +399,7 @@ fn journal_place(
         behind: None,
         small: true,
     };
-    let (block, _) = allocator
-        .take_blocks(reader, resources, wanted)
-        .map_err(no_space)?;
+    let (block, _) = allocator.take_blocks(reader, resources, wanted)?;
     let per_cluster = resources.blocks_per_cluster();
     let place = (block / per_cluster, (block % per_cluster) as u32);
     let length = layout.file_block_size().min(MAX_JOURNAL);
