@@ -261,6 +261,8 @@ impl FileSystem {
         length: u64,
     ) -> Result<u64, FsError> {
         let engine = self.engine()?;
+        // A file that is copied behind its own end doesn't get longer under the copy.
+        let length = length.min(self.inode(from)?.length().saturating_sub(from_offset));
         let mut done = 0;
         let mut buffer = Vec::new();
         while done < length {
