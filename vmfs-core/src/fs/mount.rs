@@ -357,12 +357,7 @@ fn start(
     let version = (fsd.major_version.get(), fsd.minor_version);
     let membership = Membership::claim(reader.volume(), free, &host, version, (raw, block))?;
     reader.start_journal(Journal::new(log));
-    Ok(Engine::new(
-        host.clone(),
-        membership,
-        allocator,
-        (kind, place),
-    ))
+    Ok(Engine::new(host, membership, allocator, (kind, place)))
 }
 
 /// A number that no earlier use of the journal block had: hosts' UUIDs are random.
