@@ -34,7 +34,7 @@ Options for -o (separated by commas; a backslash before a comma makes it part of
   lock=auto                how hosts lock each other out; ats and scsi2 aren't built yet
   threads=N                threads that answer requests (default: twice the CPUs, 8 to 16)
   readahead=KIB            how far the kernel reads ahead (root only; default 4096)
-  fsname=NAME, subtype=NAME  what the mount table shows
+  fsname=NAME, subtype=NAME  what the mount table shows; an empty subtype leaves `fuse`
   exec, noexec, suid, nosuid, dev, nodev  as in mount(8); nosuid and nodev are the default
 What mount(8) and systemd act upon themselves (defaults, nofail, _netdev, x-…) is accepted.";
 

@@ -167,14 +167,17 @@ fn config(request: &Request, writable: bool) -> Config {
     let subtype = options.subtype.as_deref().unwrap_or("vmfs");
     let mut list = vec![
         MountOption::FSName(source),
-        // fuser drops its own Subtype when it mounts by the system call.
-        MountOption::CUSTOM(format!("subtype={subtype}")),
         if writable {
             MountOption::RW
         } else {
             MountOption::RO
         },
     ];
+    // xfstests knows "fuse" without a subtype only.
+    if !subtype.is_empty() {
+        // fuser drops its own Subtype when it mounts by the system call.
+        list.push(MountOption::CUSTOM(format!("subtype={subtype}")));
+    }
     if options.default_permissions || options.users == Users::All || writable {
         list.push(MountOption::DefaultPermissions);
     }

@@ -263,6 +263,15 @@ fn mount_vmfs_does_what_mount_wants() {
 }
 
 #[test]
+fn an_empty_subtype_leaves_fuse() {
+    let image = esxi_image!("vmfs6");
+    let mount = Mount::new(&[&image], &["-o", "ro,subtype="]);
+    let table = fs::read_to_string("/proc/mounts").expect("mount table");
+    let line = format!(" {} fuse ro,", mount.path().display());
+    assert!(table.contains(&line), "{table}");
+}
+
+#[test]
 fn what_is_damaged_is_logged_once() {
     let image = esxi_image!("vmfs6-span-0");
     let folder = tempfile::tempdir().expect("folder");
