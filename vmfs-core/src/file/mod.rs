@@ -6,6 +6,8 @@ mod directory;
 mod directory5;
 mod directory6;
 pub mod edit;
+#[cfg(test)]
+mod edit_directory;
 mod entries;
 mod error;
 mod inode;
