@@ -11,6 +11,8 @@ mod locks;
 mod mount;
 mod names;
 mod path;
+mod recover;
+mod rename;
 mod stat;
 
 pub use changes::{Allocate, Changes, Creator, Rename};

@@ -5,13 +5,13 @@ use std::sync::atomic::Ordering::SeqCst;
 use super::engine::Engine;
 use super::error::FsError;
 use super::file_system::FileSystem;
-use crate::cluster::{self, Host, HostConfig, Membership};
+use super::recover::{Left, recover};
+use crate::cluster::{self, HostConfig, Membership};
 use crate::file::FileError;
 use crate::format::{
-    BlockAddr, FS_DESCRIPTOR_OFFSET, Family, FdAddr, FsDescriptor, HeartbeatState, Layout,
-    ResourceKind, Uuid,
+    BlockAddr, FS_DESCRIPTOR_OFFSET, Family, FdAddr, FsDescriptor, Layout, ResourceKind, Uuid,
 };
-use crate::journal::{Journal, JournalHeader, Log, MetaReader, replay};
+use crate::journal::{Journal, JournalHeader, Log, MetaReader};
 use crate::lvm::{Volume, VolumeOffset};
 use crate::resource::{
     AllocError, Allocator, Changes, ResourcePlace, Resources, Wanted, give_back_in_place,
@@ -21,13 +21,6 @@ use crate::resource::{
 const PARTS: u64 = 64;
 /// Bytes of a journal in a file block, if those are larger.
 const MAX_JOURNAL: u64 = 2 << 20;
-
-/// What a dead host left: its slot, the address of its journal and what it had not finished.
-struct Left {
-    slot: VolumeOffset,
-    journal: Option<BlockAddr>,
-    pending: Vec<FdAddr>,
-}
 
 impl FileSystem {
     /// Opens the file system on `volume` for reading and writing, as `host`.
@@ -205,104 +198,6 @@ fn refuse_unwritable(volume: &Volume, fsd: &FsDescriptor, layout: &Layout) -> Re
         return Ok(());
     };
     Err(FsError::NotWritable(reason))
-}
-
-/// Looks at the hosts on the volume: refuses live ones and journals that only ESXi can replay,
-/// replays ours.
-fn recover(volume: &Volume, layout: &Layout, host: &HostConfig) -> Result<Vec<Left>, FsError> {
-    let found = cluster::hosts(volume, layout)?;
-    if found.is_empty() {
-        return Ok(Vec::new());
-    }
-    for other in &found {
-        if let HeartbeatState::Unknown(state) = other.state {
-            let reason = format!(
-                "heartbeat slot {} has the unknown state {state:#x}; run fsck.vmfs",
-                other.slot
-            );
-            return Err(FsError::NotWritable(reason));
-        }
-    }
-    // What only ESXi can put in order needs no waiting.
-    for other in &found {
-        journal_of(volume, layout, other)?;
-    }
-    tracing::info!(
-        "{} host(s) had the volume mounted and didn't unmount it; waiting {} s to see whether they live",
-        found.len(),
-        host.lease.as_secs_f32()
-    );
-    host.clock.sleep(host.lease);
-    let now = cluster::hosts(volume, layout)?;
-    if let Some(live) = now.iter().find(|other| !stands_still(&found, other)) {
-        let reason = format!(
-            "host {} ({}) has it mounted, and sharing a volume between hosts that write isn't built yet; unmount it there, or mount it with -o ro",
-            live.host, live.ip
-        );
-        return Err(FsError::NotWritable(reason));
-    }
-    now.iter()
-        .map(|dead| recover_from(volume, layout, dead))
-        .collect()
-}
-
-fn stands_still(before: &[Host], host: &Host) -> bool {
-    before.iter().any(|before| {
-        (before.slot, before.generation, before.stamp_us)
-            == (host.slot, host.generation, host.stamp_us)
-    })
-}
-
-fn recover_from(volume: &Volume, layout: &Layout, dead: &Host) -> Result<Left, FsError> {
-    let mut left = Left {
-        slot: dead.offset,
-        journal: None,
-        pending: Vec::new(),
-    };
-    if dead.journal_addr != 0 && !is_another_hosts(volume, dead)? {
-        let address = BlockAddr::decode(dead.journal_addr.into(), layout);
-        left.journal = Some(address);
-    }
-    if let Some(header) = journal_of(volume, layout, dead)? {
-        let replayed = replay(volume, dead.journal, &header)?;
-        tracing::info!(
-            host = %dead.host,
-            transactions = replayed.transactions,
-            bytes = replayed.bytes,
-            "replayed the journal of a host that didn't unmount"
-        );
-        left.pending = replayed.pending;
-    }
-    Ok(left)
-}
-
-/// Whether the block that a host had its journal in is another host's journal by now.
-fn is_another_hosts(volume: &Volume, dead: &Host) -> Result<bool, FsError> {
-    let header = JournalHeader::read(volume, dead.journal)?;
-    Ok(header.is_some_and(|header| !header.is_of(dead.host, dead.generation)))
-}
-
-/// The journal that a host left, if it is one of ours; `None` when it surely has nothing in it.
-fn journal_of(
-    volume: &Volume,
-    layout: &Layout,
-    dead: &Host,
-) -> Result<Option<JournalHeader>, FsError> {
-    if dead.journal_addr == 0 {
-        return Ok(None);
-    }
-    let header = JournalHeader::read(volume, dead.journal)?;
-    let header = header.filter(|header| header.is_of(dead.host, dead.generation));
-    if header.is_some()
-        || is_another_hosts(volume, dead)?
-        || crate::journal::is_unused(volume, layout, dead.journal)?
-    {
-        return Ok(header);
-    }
-    Err(FsError::NotWritable(format!(
-        "host {} ({}) has it mounted or didn't unmount it, and its journal at {} may have changes that only an ESXi host can replay: mount and unmount it there, or mount it with --force-ro to read it as it is",
-        dead.host, dead.ip, dead.journal
-    )))
 }
 
 /// Takes a block for the journal, starts it, takes a heartbeat slot that names it.

@@ -1,8 +1,8 @@
-//! Making, linking, unlinking and renaming.
+//! Making, linking and unlinking.
 
 use std::sync::Arc;
 
-use super::changes::{Creator, Rename};
+use super::changes::Creator;
 use super::engine::Engine;
 use super::error::FsError;
 use super::file_system::FileSystem;
@@ -207,166 +207,8 @@ impl FileSystem {
         self.refresh(&[parent.fd(), fd])
     }
 
-    /// Gives what is called `name` in `directory` the name `new_name` in `new_directory`, in one
-    /// step.
-    pub fn rename(
-        &self,
-        directory: FdAddr,
-        name: &[u8],
-        new_directory: FdAddr,
-        new_name: &[u8],
-        how: Rename,
-    ) -> Result<(), FsError> {
-        let engine = self.engine()?;
-        self.check_name(new_name)?;
-        loop {
-            let source = self.peek(engine, directory, name)?;
-            let target = match self.peek(engine, new_directory, new_name) {
-                Ok(fd) => Some(fd),
-                Err(FsError::NotFound { .. }) => None,
-                Err(error) => return Err(error),
-            };
-            let mut moves_directory = self.inode(source)?.is_directory();
-            if let (Rename::Exchange, Some(target)) = (how, target) {
-                moves_directory |= self.inode(target)?.is_directory();
-            }
-            let crosses = directory != new_directory;
-            let moving = (crosses && moves_directory).then(|| engine.moving.lock());
-            if moving.is_some() {
-                self.check_not_below(source, new_directory)?;
-                if let (Rename::Exchange, Some(target)) = (how, target) {
-                    self.check_not_below(target, directory)?;
-                }
-            }
-            let mut files = vec![directory, new_directory, source];
-            files.extend(target);
-            let guard = engine.locks.write(&files);
-            let old = self.locked_directory(directory)?;
-            let new = self.locked_directory(new_directory)?;
-            let found = self.find_locked(engine, &old, name)?;
-            let replaced = self.find_locked(engine, &new, new_name)?;
-            if found.map(|entry| entry.fd) != Some(source)
-                || replaced.map(|entry| entry.fd) != target
-            {
-                continue;
-            }
-            let source = self.locked_changeable(source)?;
-            let target = match target {
-                Some(fd) => Some(self.locked_changeable(fd)?),
-                None => None,
-            };
-            let ends = [(&old, name), (&new, new_name)];
-            self.rename_locked(engine, ends, &source, target.as_ref(), how)?;
-            self.refresh(&files)?;
-            drop(guard);
-            if let Some(target) = target.map(|target| target.fd())
-                && engine.nameless.contains(&target)
-                && !engine.holds.contains_key(&target)
-            {
-                self.reap_or_keep(engine, target);
-            }
-            return Ok(());
-        }
-    }
-
-    fn rename_locked(
-        &self,
-        engine: &Engine,
-        [(old, name), (new, new_name)]: [(&Arc<Inode>, &[u8]); 2],
-        source: &Arc<Inode>,
-        target: Option<&Arc<Inode>>,
-        how: Rename,
-    ) -> Result<(), FsError> {
-        match (how, target) {
-            (Rename::NoReplace, Some(_)) => {
-                return Err(FsError::Exists {
-                    name: new_name.to_vec(),
-                });
-            }
-            (Rename::Exchange, None) => {
-                return Err(FsError::NotFound {
-                    name: new_name.to_vec(),
-                });
-            }
-            // Two names of one file: rename(2) leaves both.
-            (_, Some(target)) if target.fd() == source.fd() => return Ok(()),
-            (Rename::Replace, Some(target)) => match (source.is_directory(), target.is_directory())
-            {
-                (true, false) => return Err(not_a_directory(target)),
-                (false, true) => return Err(FsError::IsDirectory { fd: target.fd() }),
-                (true, true) => self.check_empty(target)?,
-                (false, false) => {}
-            },
-            _ => {}
-        }
-        let crosses = old.fd() != new.fd();
-        let entry = |inode: &Inode| (inode.fd(), inode.kind(), inode.meta().generation.get());
-        self.change_names(engine, &[old.fd(), new.fd()], |changes| {
-            if let (Rename::Exchange, Some(target)) = (how, target) {
-                let difference =
-                    i32::from(source.is_directory()) - i32::from(target.is_directory());
-                let mut edit = Self::edit_directory(engine, changes, new)?;
-                edit.replace(new_name, entry(source))?;
-                edit.add_links(if crosses { difference } else { 0 });
-                edit.save()?;
-                let mut edit = Self::edit_directory(engine, changes, old)?;
-                edit.replace(name, entry(target))?;
-                edit.add_links(if crosses { -difference } else { 0 });
-                edit.save()?;
-                self.set_parent(changes, source, new, crosses)?;
-                return self.set_parent(changes, target, old, crosses);
-            }
-            let mut edit = Self::edit_directory(engine, changes, new)?;
-            let mut links = i32::from(source.is_directory() && crosses);
-            if let Some(target) = target {
-                edit.replace(new_name, entry(source))?;
-                links -= i32::from(target.is_directory());
-            } else {
-                edit.add(new_name, entry(source))?;
-            }
-            edit.add_links(links);
-            edit.save()?;
-            let mut edit = Self::edit_directory(engine, changes, old)?;
-            edit.remove(name)?;
-            edit.add_links(-i32::from(source.is_directory() && crosses));
-            edit.save()?;
-            if let Some(target) = target {
-                Self::drop_link(changes, target)?;
-            }
-            self.set_parent(changes, source, new, crosses)
-        })?;
-        if let (Rename::Replace, Some(target)) = (how, target)
-            && (target.is_directory() || target.meta().links.get() <= 1)
-        {
-            engine.nameless.insert(target.fd());
-        }
-        Ok(())
-    }
-
-    /// Notes that `inode` has its name in `parent` now.
-    fn set_parent(
-        &self,
-        changes: &mut Changes<'_>,
-        inode: &Inode,
-        parent: &Inode,
-        crosses: bool,
-    ) -> Result<(), FsError> {
-        let now = changes.now();
-        let wide = self.layout().family == crate::format::Family::Vmfs6;
-        let mut edit = FileEdit::load(changes, inode.fd(), inode.offset())?;
-        edit.meta_mut().ctime = now.into();
-        if crosses && wide {
-            edit.meta_mut().parent_fd = parent.fd().raw().into();
-        }
-        if crosses && inode.is_directory() {
-            let parent = (parent.fd(), parent.meta().generation.get());
-            edit = DirectoryEdit::set_parent(edit, parent)?;
-        }
-        Ok(edit.save()?)
-    }
-
     /// Takes a name off a file's count; with the last one it is to be deleted.
-    fn drop_link(changes: &mut Changes<'_>, inode: &Inode) -> Result<(), FsError> {
+    pub(super) fn drop_link(changes: &mut Changes<'_>, inode: &Inode) -> Result<(), FsError> {
         let links = inode.meta().links.get();
         if inode.is_directory() {
             Self::add_links(changes, inode, -i64::from(links))?;
@@ -379,7 +221,11 @@ impl FileSystem {
         Ok(())
     }
 
-    fn add_links(changes: &mut Changes<'_>, inode: &Inode, more: i64) -> Result<(), FsError> {
+    pub(super) fn add_links(
+        changes: &mut Changes<'_>,
+        inode: &Inode,
+        more: i64,
+    ) -> Result<(), FsError> {
         let now = changes.now();
         let mut edit = FileEdit::load(changes, inode.fd(), inode.offset())?;
         let meta = edit.meta_mut();
@@ -389,7 +235,7 @@ impl FileSystem {
         Ok(edit.save()?)
     }
 
-    fn edit_directory<'c, 'a>(
+    pub(super) fn edit_directory<'c, 'a>(
         engine: &Engine,
         changes: &'c mut Changes<'a>,
         directory: &Inode,
@@ -400,7 +246,7 @@ impl FileSystem {
     }
 
     /// [`FileSystem::change`] for directories: what is known of them is forgotten on an error.
-    fn change_names<T>(
+    pub(super) fn change_names<T>(
         &self,
         engine: &Engine,
         directories: &[FdAddr],
@@ -428,7 +274,12 @@ impl FileSystem {
     }
 
     /// The file that has a name at this moment.
-    fn peek(&self, engine: &Engine, directory: FdAddr, name: &[u8]) -> Result<FdAddr, FsError> {
+    pub(super) fn peek(
+        &self,
+        engine: &Engine,
+        directory: FdAddr,
+        name: &[u8],
+    ) -> Result<FdAddr, FsError> {
         let _guard = engine.locks.read(directory);
         let parent = self.locked_directory(directory)?;
         let max = self.layout().max_name();
@@ -446,7 +297,7 @@ impl FileSystem {
             })
     }
 
-    fn check_name(&self, name: &[u8]) -> Result<(), FsError> {
+    pub(super) fn check_name(&self, name: &[u8]) -> Result<(), FsError> {
         let max = self.layout().max_name();
         if name == b"." || name == b".." {
             return Err(FsError::Exists {
@@ -465,7 +316,7 @@ impl FileSystem {
         Ok(())
     }
 
-    fn check_empty(&self, directory: &Inode) -> Result<(), FsError> {
+    pub(super) fn check_empty(&self, directory: &Inode) -> Result<(), FsError> {
         let mut empty = true;
         crate::file::Directory::new(self.store(), directory)?.for_each(0, &mut |_| {
             empty = false;
@@ -476,27 +327,9 @@ impl FileSystem {
         }
         Err(FsError::NotEmpty { fd: directory.fd() })
     }
-
-    /// Fails when `directory` is `file` or lies below it.
-    fn check_not_below(&self, file: FdAddr, directory: FdAddr) -> Result<(), FsError> {
-        /// Deeper trees than that have a loop.
-        const MAX_DEPTH: u32 = 1 << 16;
-        let mut at = directory;
-        for _ in 0..MAX_DEPTH {
-            if at == file {
-                return Err(FsError::Invalid("a directory can't move below itself"));
-            }
-            if at == FdAddr::ROOT {
-                return Ok(());
-            }
-            let inode = self.inode(at)?;
-            at = self.parent(&inode)?;
-        }
-        Err(FsError::Loop { path: Vec::new() })
-    }
 }
 
-fn not_a_directory(inode: &Inode) -> FsError {
+pub(super) fn not_a_directory(inode: &Inode) -> FsError {
     crate::file::FileError::WrongKind {
         fd: inode.fd(),
         found: inode.kind(),

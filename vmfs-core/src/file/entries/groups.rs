@@ -14,9 +14,18 @@ use crate::format::{
 const MAX_GROUPS: u32 = 65_536;
 
 /// A link group and where it lies.
+#[derive(Clone)]
 pub(super) struct Group {
     pub(super) place: (u32, u32),
     pub(super) links: DirLinkGroup,
+}
+
+impl Group {
+    /// Sets how many links are in use, which are the first ones.
+    fn set_used(&mut self, used: usize) {
+        self.links.free = self.links.total.saturating_sub(used as u8);
+        self.links.next_free = used as u8;
+    }
 }
 
 impl Blocks<'_> {
@@ -42,17 +51,15 @@ impl Blocks<'_> {
             return content.write(table, &place.raw().to_le_bytes());
         }
         let groups = self.groups(content, hash.slot)?;
-        for mut group in groups.iter().map(|group| Group {
-            place: group.place,
-            links: group.links.clone(),
-        }) {
+        for group in &groups {
+            let mut group = group.clone();
             let used = usize::from(group.links.total.saturating_sub(group.links.free));
             if group.links.free > 0
                 && let Some(link) = group.links.links.get_mut(used)
             {
                 link.location = entry.raw().into();
                 link.hash_hi = hash.hi.into();
-                self.set_used(&mut group, used + 1);
+                group.set_used(used + 1);
                 return self.write_group(content, &group);
             }
         }
@@ -92,7 +99,7 @@ impl Blocks<'_> {
             // The order in which the names were made stays.
             links[found..used].rotate_left(1);
             links[used - 1] = FromZeros::new_zeroed();
-            self.set_used(group, used - 1);
+            group.set_used(used - 1);
             if used > 1 {
                 return self.write_group(content, &groups[index]);
             }
@@ -156,16 +163,10 @@ impl Blocks<'_> {
             link.location = location.raw().into();
             link.hash_hi = hash.into();
         }
-        self.set_used(&mut group, links.len());
+        group.set_used(links.len());
         self.write_group(content, &group)?;
         let (block, slot) = place;
         Ok(Location::Links { block, slot })
-    }
-
-    #[allow(clippy::unused_self, reason = "it belongs to the others")]
-    fn set_used(&self, group: &mut Group, used: usize) {
-        group.links.free = group.links.total.saturating_sub(used as u8);
-        group.links.next_free = used as u8;
     }
 
     fn write_group(&self, content: &mut dyn DirContent, group: &Group) -> Result<(), FileError> {

@@ -90,7 +90,7 @@ pub(super) fn add(
     }
     content.write(offset, raw.as_bytes())?;
     blocks.link(content, hash, Location::Entry { block, slot }, hint)?;
-    blocks.count_entries(content, 1)
+    Blocks::count_entries(content, 1)
 }
 
 pub(super) fn remove(
@@ -107,7 +107,7 @@ pub(super) fn remove(
     let hash = name_hash(name, in_root);
     blocks.unlink(content, hash.slot, Location::Entry { block, slot }, hint)?;
     blocks.free_slot(content, DirBlockKind::Entries, (block, slot), hint)?;
-    blocks.count_entries(content, -1)
+    Blocks::count_entries(content, -1)
 }
 
 pub(super) fn replace(
@@ -219,8 +219,7 @@ impl Blocks<'_> {
         Err(Damage::new("directory block", at, "type", found, expected).into())
     }
 
-    fn count_entries(&self, content: &mut dyn DirContent, more: i32) -> Result<(), FileError> {
-        let _ = self.layout;
+    fn count_entries(content: &mut dyn DirContent, more: i32) -> Result<(), FileError> {
         let entries = number(content, ENTRIES)?.saturating_add_signed(more);
         let twice = [entries.to_le_bytes(), entries.to_le_bytes()];
         content.write(ENTRIES, twice.as_flattened())
