@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use rustix::mount::UnmountFlags;
+use rustix::process::Pid;
 
 use crate::process::{Processes, Running, end, wait_for};
 
@@ -129,4 +130,23 @@ pub fn is_mounted(path: &Path) -> bool {
     table
         .lines()
         .any(|line| line.split(' ').nth(4) == Some(path.as_str()))
+}
+
+/// Processes that run `program` with a path below `folder` among their arguments.
+pub fn servers(program: &Path, folder: &Path) -> Vec<Pid> {
+    let folder = folder.as_os_str().as_encoded_bytes();
+    let is_one = |process: &Path| {
+        let runs = fs::read_link(process.join("exe")).is_ok_and(|path| path == program);
+        let line = fs::read(process.join("cmdline")).unwrap_or_default();
+        runs && line
+            .split(|&byte| byte == 0)
+            .any(|word| word.starts_with(folder))
+    };
+    let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
+    processes
+        .filter_map(|entry| {
+            let pid = entry.file_name().to_str()?.parse().ok()?;
+            is_one(&entry.path()).then(|| Pid::from_raw(pid)).flatten()
+        })
+        .collect()
 }

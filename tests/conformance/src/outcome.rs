@@ -8,6 +8,9 @@ use anyhow::Result;
 use crate::expected::Expected;
 use crate::place::Kind;
 
+/// How much of a failure's words is repeated.
+const TOLD: usize = 1200;
+
 /// How one check ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Verdict {
@@ -112,8 +115,9 @@ impl Outcome {
             ),
         };
         if word == "FAILED" || word == "PASSED" {
-            self.surprises
-                .push(format!("{}/{name}: {word}: {detail}", self.suite));
+            let told: String = detail.chars().take(TOLD).collect();
+            let surprise = format!("{}/{name}: {word}: {told}", self.suite);
+            self.surprises.push(surprise);
         }
         let detail = detail.replace('\n', " / ");
         let _ = writeln!(

@@ -18,7 +18,7 @@ use crate::process::Processes;
 const VOLUME: &str = "24G";
 
 /// A host that is found dead after seconds, so that mounting after a kill doesn't take long.
-const MOUNT_OPTIONS: &str = "rw,allow_other,dev,suid,heartbeat=0.5,lease=3";
+pub(crate) const MOUNT_OPTIONS: &str = "rw,allow_other,dev,suid,heartbeat=0.5,lease=3";
 
 /// What to test.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -168,6 +168,11 @@ impl Place {
         &self.tools
     }
 
+    /// The folder of all that belongs to it.
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
     /// A folder beside the place, for what a suite needs besides.
     ///
     /// # Errors
@@ -271,7 +276,15 @@ impl Place {
         if self.family().is_none() {
             return Ok(());
         }
-        let volume = walk::open(&[self.image()]);
+        self.fsck_image(&self.image())
+    }
+
+    /// Checks a volume that isn't mounted.
+    ///
+    /// # Errors
+    /// With what is wrong.
+    pub fn fsck_image(&self, image: &Path) -> Result<()> {
+        let volume = walk::open(&[image]);
         let report = fsck_vmfs::check(&volume, &mut |_| {});
         ensure!(
             report.is_clean(),
@@ -282,7 +295,8 @@ impl Place {
         Ok(())
     }
 
-    fn passthrough(&self) -> PathBuf {
+    /// The program of [`Kind::Passthrough`].
+    pub fn passthrough(&self) -> PathBuf {
         self.folder.path().join("passthrough_ll")
     }
 }

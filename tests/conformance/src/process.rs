@@ -19,7 +19,7 @@ const PAUSE: Duration = Duration::from_millis(10);
 const DEATH: Duration = Duration::from_secs(10);
 
 /// How much of a failed program's words is repeated.
-const TOLD: usize = 1500;
+const TOLD: usize = 900;
 
 /// Starts programs; all stop when the user interrupts.
 #[derive(Debug, Clone)]
