@@ -262,6 +262,46 @@ fn mount_vmfs_does_what_mount_wants() {
     assert!(table.contains(&line), "{table}");
 }
 
+/// Prints the file handle of a file, or what the file of a handle starts with.
+const HANDLES: &str = "
+import ctypes, os, struct, sys
+libc = ctypes.CDLL(None, use_errno=True)
+what, mount, arg = sys.argv[1:]
+if what == 'name':
+    handle, there = ctypes.create_string_buffer(struct.pack('Ii', 128, 0), 136), ctypes.c_int()
+    result = libc.name_to_handle_at(-100, arg.encode(), handle, ctypes.byref(there), 0)
+    assert result == 0, os.strerror(ctypes.get_errno())
+    print(handle.raw[:8 + struct.unpack('I', handle.raw[:4])[0]].hex())
+else:
+    fd = libc.open_by_handle_at(os.open(mount, os.O_RDONLY), bytes.fromhex(arg), os.O_RDONLY)
+    assert fd >= 0, os.strerror(ctypes.get_errno())
+    print(os.fstat(fd).st_size)
+";
+
+fn handles(what: &str, mount: &Mount, arg: &str) -> String {
+    let mut python = Command::new("python3");
+    python.args(["-c", HANDLES, what]).arg(mount.path()).arg(arg);
+    let output = python.output().expect("python3");
+    assert!(output.status.success(), "{}", text(&output));
+    String::from_utf8(output.stdout).expect("text").trim().to_owned()
+}
+
+#[test]
+fn file_handles_outlive_the_mount() {
+    if !rustix::process::geteuid().is_root() {
+        println!("not tested: opening by handle is root's");
+        return;
+    }
+    let image = esxi_image!("vmfs6");
+    let mount = Mount::new(&[&image], &["-o", "ro"]);
+    let name = |file| handles("name", &mount, mount.file(file).to_str().expect("text"));
+    let (file, folder) = (name("small"), name(".sdd.sf"));
+    drop(mount);
+    let mount = Mount::new(&[&image], &["-o", "ro"]);
+    assert_eq!(handles("open", &mount, &file), "5");
+    handles("open", &mount, &folder);
+}
+
 #[test]
 fn an_empty_subtype_leaves_fuse() {
     let image = esxi_image!("vmfs6");

@@ -41,6 +41,10 @@ impl Mounted {
     /// The file called `name`.
     pub(super) fn find(&self, parent: INodeNo, name: &OsStr) -> Result<Arc<Inode>, Errno> {
         let directory = self.files.inode(parent)?;
+        // How the kernel asks for what a file handle names, whatever kind of file it is.
+        if name == "." {
+            return Ok(directory);
+        }
         let found = self.files.fs.lookup(&directory, name.as_bytes());
         self.files.heard(directory.fd(), found)
     }
