@@ -280,10 +280,16 @@ else:
 
 fn handles(what: &str, mount: &Mount, arg: &str) -> String {
     let mut python = Command::new("python3");
-    python.args(["-c", HANDLES, what]).arg(mount.path()).arg(arg);
+    python
+        .args(["-c", HANDLES, what])
+        .arg(mount.path())
+        .arg(arg);
     let output = python.output().expect("python3");
     assert!(output.status.success(), "{}", text(&output));
-    String::from_utf8(output.stdout).expect("text").trim().to_owned()
+    String::from_utf8(output.stdout)
+        .expect("text")
+        .trim()
+        .to_owned()
 }
 
 #[test]
