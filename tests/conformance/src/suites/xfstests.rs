@@ -122,7 +122,10 @@ fn verdict(line: &str, results: &Path) -> Verdict {
     if !went_wrong {
         return Verdict::Passed;
     }
-    let bad = fs::read(results.with_extension("out.bad")).unwrap_or_default();
+    // It is put there after it was told of.
+    let output = results.with_extension("out.bad");
+    wait_for(Duration::from_millis(300), || output.exists());
+    let bad = fs::read(output).unwrap_or_default();
     let bad = String::from_utf8_lossy(&bad);
     let start: String = bad.chars().take(600).collect();
     let how = line.split_once(' ').map_or("", |(_, how)| how).trim();

@@ -95,8 +95,8 @@ impl Written {
         places
     }
 
-    /// Compares with what is mounted on `top`; of files larger than [`WHOLE`] only the start up to
-    /// `reach` and the places that were written.
+    /// Compares with what is mounted on `top`; of files larger than [`WHOLE`] only the places
+    /// that were written, below `reach`.
     pub(super) fn compare_mount(&self, top: &Path, reach: u64) -> Result<()> {
         let mut found = BTreeSet::new();
         list(top, "", &mut found)?;
@@ -190,7 +190,10 @@ fn compare_file(path: &Path, content: &Content, reach: u64) -> Result<()> {
         let starts = (0..length).step_by(PIECE as usize);
         starts.map(|at| (at, PIECE.min(length - at))).collect()
     } else {
-        let places = content.places().into_iter().filter(|&at| at < reach);
+        let places = content
+            .places()
+            .into_iter()
+            .filter(|&at| at < reach - (64 << 10));
         places.map(|at| (at, (64 << 10).min(length - at))).collect()
     };
     let mut bytes = vec![0; PIECE as usize];
