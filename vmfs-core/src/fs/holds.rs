@@ -33,10 +33,10 @@ impl FileSystem {
         }
     }
 
-    /// Deletes a file without names unless someone holds it; if that fails it is tried again
-    /// later.
+    /// Deletes a file if it is noted as one without names and nobody holds it; if that fails it
+    /// is tried again later.
     pub(super) fn reap_or_keep(&self, engine: &Engine, file: FdAddr) {
-        engine.nameless.insert(file);
+        // Not noted here: another thread may have deleted it, and its descriptor be a new file's.
         if let Err(error) = self.reap(engine, file) {
             tracing::warn!(%file, "a deleted file's space can't be given back now: {error}");
         }
