@@ -1,11 +1,12 @@
-//! Read speed of OpenVMFS beside other file systems on the same backing, measured in one run.
+//! Speed of OpenVMFS beside other file systems on the same backing, measured in one run.
 //!
-//! `read-bench` is the command; this library holds its parts: [`content`] makes bytes that can be
+//! `read-bench` and `write-bench` are the commands; this library holds their parts: [`content`] makes bytes that can be
 //! checked anywhere, [`backing`] puts them on tmpfs, [`contender`] mounts one file system,
 //! [`workload`] measures one row, [`report`] and [`chart`] print what came out.
 
 pub mod backing;
 pub mod chart;
+pub mod commands;
 pub mod contender;
 pub mod content;
 pub mod copy;
@@ -16,3 +17,4 @@ pub mod report;
 pub mod settings;
 pub mod volumes;
 pub mod workload;
+pub mod writes;

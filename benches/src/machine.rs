@@ -40,7 +40,7 @@ impl Machine {
         let kib: u64 = memory.trim_end_matches(" kB").parse().unwrap_or(0);
         let versions = output(
             "dpkg-query",
-            &["-W", "vmfs-tools", "vmfs6-tools", "libfuse3-dev"],
+            &["-W", "vmfs-tools", "vmfs6-tools", "libfuse3-dev", "fuse2fs"],
         );
         Self {
             processor: field(&read("/proc/cpuinfo"), "model name"),
