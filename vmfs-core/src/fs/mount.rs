@@ -48,9 +48,10 @@ impl FileSystem {
             .iter()
             .filter_map(|left| fs.resource_at(left.journal?))
             .collect();
-        let engine = match start(&fs, &fsd, host.clone(), &journals) {
+        let pending: Vec<FdAddr> = left.iter().flat_map(|left| left.pending.clone()).collect();
+        let engine = match start(&fs, &fsd, host.clone(), &journals, &pending) {
             Err(FsError::File(FileError::Alloc(_))) if fs.reuse_journals(&mut left)? => {
-                start(&fs, &fsd, host, &[])
+                start(&fs, &fsd, host, &[], &pending)
             }
             started => started,
         };
@@ -61,18 +62,22 @@ impl FileSystem {
             error => error,
         })?);
         // Should this fail, the slot stays: the next mount goes on from there.
-        fs.take_journal_block()?;
-        fs.settle(left)?;
+        fs.take_journal_block(&pending)?;
+        fs.settle(left, &pending)?;
         Ok(fs)
     }
 
-    /// Marks the journal's block as used: the first thing in the journal.
-    fn take_journal_block(&self) -> Result<(), FsError> {
+    /// Marks the journal's block as used and notes what dead hosts had not finished: the first
+    /// thing in the journal.
+    fn take_journal_block(&self, pending: &[FdAddr]) -> Result<(), FsError> {
         let engine = self.engine()?;
         let (kind, place) = engine.journal_block;
         let (reader, resources) = (self.store().reader(), self.store().resources());
         let mut changes = Changes::new(reader, resources, &engine.allocator, engine.actor());
         changes.adopt(kind, place);
+        for &file in pending {
+            changes.txn.begin(file);
+        }
         changes.publish()?;
         self.sync()
     }
@@ -93,20 +98,10 @@ impl FileSystem {
         Ok(found)
     }
 
-    /// Takes over from dead hosts: what they had not finished is noted in this host's journal,
-    /// then their journals and slots are given back, then it is finished.
-    fn settle(&self, left: Vec<Left>) -> Result<(), FsError> {
+    /// Takes over from dead hosts, of which everything is in place or noted in this host's journal:
+    /// gives back their journals and slots, then finishes what they had not.
+    fn settle(&self, left: Vec<Left>, pending: &[FdAddr]) -> Result<(), FsError> {
         let engine = self.engine()?;
-        let pending: Vec<FdAddr> = left.iter().flat_map(|left| left.pending.clone()).collect();
-        if !pending.is_empty() {
-            self.change(engine, |changes| {
-                for &file in &pending {
-                    changes.txn.begin(file);
-                }
-                Ok(())
-            })?;
-            self.sync()?;
-        }
         for dead in left {
             let journal = dead.journal.and_then(|address| self.resource_at(address));
             if let Some((kind, place)) = journal {
@@ -120,7 +115,7 @@ impl FileSystem {
             }
             cluster::clear_slot(self.volume(), dead.slot)?;
         }
-        self.finish_pending(&pending)
+        self.finish_pending(pending)
     }
 
     /// The resource that a journal's address names.
@@ -205,12 +200,14 @@ fn refuse_unwritable(volume: &Volume, fsd: &FsDescriptor, layout: &Layout) -> Re
 /// In this order, so that a cut leaves nothing: a header in a free block means nothing, and a slot
 /// with a header is one that the next host takes back.
 ///
-/// `journals` of dead hosts are left alone, marked as used or not: their slots name them yet.
+/// `journals` of dead hosts are left alone, marked as used or not: their slots name them yet. Where
+/// there is no other block one of them is written over, so the header notes what they had `pending`.
 fn start(
     fs: &FileSystem,
     fsd: &FsDescriptor,
     host: HostConfig,
     journals: &[(ResourceKind, ResourcePlace)],
+    pending: &[FdAddr],
 ) -> Result<Engine, FsError> {
     let (reader, resources) = (fs.store().reader(), fs.store().resources());
     let layout = reader.layout();
@@ -247,7 +244,8 @@ fn start(
         free.generation,
         length,
         key(host.uuid, free.generation),
-    );
+    )
+    .with_pending(pending);
     let log = Log::create(reader.volume(), block, &header)?;
     let version = (fsd.major_version.get(), fsd.minor_version);
     let membership = Membership::claim(reader.volume(), free, &host, version, (raw, block))?;

@@ -69,9 +69,15 @@ fn recover_from(volume: &Volume, layout: &Layout, dead: &Host) -> Result<Left, F
         journal: None,
         pending: Vec::new(),
     };
-    if dead.journal_addr != 0 && !is_another_hosts(volume, dead)? {
-        let address = BlockAddr::decode(dead.journal_addr.into(), layout);
-        left.journal = Some(address);
+    if dead.journal_addr != 0 {
+        match another_hosts(volume, dead)? {
+            // That host may have died before its slot said so.
+            Some(header) => left.pending = header.pending().collect(),
+            None => {
+                let address = BlockAddr::decode(dead.journal_addr.into(), layout);
+                left.journal = Some(address);
+            }
+        }
     }
     if let Some(header) = journal_of(volume, layout, dead)? {
         let replayed = replay(volume, dead.journal, &header)?;
@@ -86,10 +92,11 @@ fn recover_from(volume: &Volume, layout: &Layout, dead: &Host) -> Result<Left, F
     Ok(left)
 }
 
-/// Whether the block that a host had its journal in is another host's journal by now.
-fn is_another_hosts(volume: &Volume, dead: &Host) -> Result<bool, FsError> {
+/// The header of another host's journal, if the block that a host had its journal in is that one
+/// by now.
+fn another_hosts(volume: &Volume, dead: &Host) -> Result<Option<JournalHeader>, FsError> {
     let header = JournalHeader::read(volume, dead.journal)?;
-    Ok(header.is_some_and(|header| !header.is_of(dead.host, dead.generation)))
+    Ok(header.filter(|header| !header.is_of(dead.host, dead.generation)))
 }
 
 /// The journal that a host left, if it is one of ours; `None` when it surely has nothing in it.
@@ -104,7 +111,7 @@ fn journal_of(
     let header = JournalHeader::read(volume, dead.journal)?;
     let header = header.filter(|header| header.is_of(dead.host, dead.generation));
     if header.is_some()
-        || is_another_hosts(volume, dead)?
+        || another_hosts(volume, dead)?.is_some()
         || crate::journal::is_unused(volume, layout, dead.journal)?
     {
         return Ok(header);

@@ -1,7 +1,7 @@
 use bincode::{Decode, Encode};
 
 use super::codec::{self, Redo};
-use crate::format::{At, Damage, Uuid};
+use crate::format::{At, Damage, FdAddr, Uuid};
 use crate::lvm::{LvmError, Volume, VolumeOffset};
 
 /// Starts the journal block of a host that keeps its journal as this module does.
@@ -11,6 +11,9 @@ const VERSION: u32 = 1;
 const HEADER_SIZE: u64 = 4096;
 /// No version has a larger journal block.
 const MAX_LENGTH: u64 = 16 << 20;
+/// File descriptors that a header has room for inside its first sector, which is written whole or
+/// not at all.
+const MAX_PENDING: usize = 96;
 
 /// Whose journal it is: at the start of the journal block.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
@@ -25,6 +28,9 @@ pub struct JournalHeader {
     pub length: u64,
     /// Tells this use of the block from earlier ones.
     pub key: u64,
+    /// What a dead host had begun to give back, where this journal takes the place of that host's
+    /// own; transactions know better.
+    pending: Vec<u32>,
 }
 
 impl JournalHeader {
@@ -39,7 +45,22 @@ impl JournalHeader {
             generation,
             length: length.min(MAX_LENGTH),
             key,
+            pending: Vec::new(),
         }
+    }
+
+    /// The header with files whose blocks are still being given back, as long as no transaction
+    /// says which these are.
+    #[must_use]
+    pub fn with_pending(mut self, files: &[FdAddr]) -> Self {
+        let files = files.iter().take(MAX_PENDING);
+        self.pending = files.map(|file| file.raw()).collect();
+        self
+    }
+
+    /// The files whose blocks are still being given back if there are no transactions.
+    pub fn pending(&self) -> impl Iterator<Item = FdAddr> {
+        self.pending.iter().filter_map(|&raw| FdAddr::from_raw(raw))
     }
 
     /// The header of the journal block at `place`; `None` when it is of another kind, or none.
@@ -50,7 +71,9 @@ impl JournalHeader {
             return Ok(None);
         };
         let (sum, content) = rest.split_at(4);
-        let config = bincode::config::standard().with_fixed_int_encoding();
+        let config = bincode::config::standard()
+            .with_fixed_int_encoding()
+            .with_limit::<{ HEADER_SIZE as usize }>();
         let header: Option<(Self, usize)> = bincode::decode_from_slice(content, config).ok();
         Ok(header
             .filter(|(header, used)| {

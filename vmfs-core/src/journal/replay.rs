@@ -35,15 +35,17 @@ pub fn replay(
         volume.write(VolumeOffset(offset), &bytes)?;
     }
     volume.flush()?;
-    let pending = transactions.last().map(|redo| redo.pending.as_slice());
+    let pending = match transactions.last() {
+        Some(redo) => {
+            let files = redo.pending.iter();
+            files.filter_map(|&raw| FdAddr::from_raw(raw)).collect()
+        }
+        None => header.pending().collect(),
+    };
     Ok(Replayed {
         transactions: transactions.len(),
         bytes: patches.bytes(),
-        pending: pending
-            .unwrap_or_default()
-            .iter()
-            .filter_map(|&raw| FdAddr::from_raw(raw))
-            .collect(),
+        pending,
     })
 }
 
