@@ -62,10 +62,13 @@ pub struct HostConfig {
     pub lease: Duration,
     /// Time after which a change is durable without anyone asking.
     pub commit: Duration,
+    /// Bytes of its journal, if the block for it isn't smaller.
+    pub journal: u64,
 }
 
 impl HostConfig {
-    /// A host with the usual intervals: a heartbeat every 3 s, a lease of 16 s, a commit every 5 s.
+    /// A host with the usual intervals: a heartbeat every 3 s, a lease of 16 s, a commit every 5 s,
+    /// a journal of 2 MiB.
     pub fn new(uuid: Uuid, name: &str) -> Self {
         Self {
             uuid,
@@ -74,6 +77,7 @@ impl HostConfig {
             heartbeat: Duration::from_secs(3),
             lease: Duration::from_secs(16),
             commit: Duration::from_secs(5),
+            journal: 2 << 20,
         }
     }
 }

@@ -19,8 +19,6 @@ use crate::resource::{
 
 /// Hosts that share a volume at most: each begins to look for blocks in another part of it.
 const PARTS: u64 = 64;
-/// Bytes of a journal in a file block, if those are larger.
-const MAX_JOURNAL: u64 = 2 << 20;
 
 impl FileSystem {
     /// Opens the file system on `volume` for reading and writing, as `host`.
@@ -242,7 +240,7 @@ fn start(
         host.uuid,
         free.offset.0,
         free.generation,
-        length,
+        length.min(host.journal),
         key(host.uuid, free.generation),
     )
     .with_pending(pending);
@@ -290,7 +288,7 @@ fn journal_place(
     let (block, _) = allocator.take_blocks(reader, resources, wanted)?;
     let per_cluster = resources.blocks_per_cluster();
     let place = (block / per_cluster, (block % per_cluster) as u32);
-    let length = layout.file_block_size().min(MAX_JOURNAL);
+    let length = layout.file_block_size();
     let start = VolumeOffset(block << layout.file_block_shift);
     Ok((kind, place, start, length))
 }
