@@ -17,12 +17,35 @@ const CACHED: FileHandle = FileHandle(0);
 #[derive(Debug, Default)]
 pub(super) struct Opens {
     writers: DashMap<FdAddr, u64>,
+    /// How many write past the kernel's cache; files that it may still hold old pages of.
+    ///
+    /// A read through the cache while such a write is on the way may bring the old bytes there,
+    /// and the kernel doesn't look for them when an asynchronous write has ended.
+    passed_by: DashMap<FdAddr, u64>,
 }
 
 impl Opens {
     /// Whether the kernel may hold changes of a file that haven't come here yet.
     pub(super) fn is_being_written(&self, fd: FdAddr) -> bool {
         self.writers.contains_key(&fd)
+    }
+
+    /// Notes one more, or one less, who writes past the kernel's cache.
+    fn pass_by(&self, fd: FdAddr, opened: bool) {
+        let mut count = self.passed_by.entry(fd).or_default();
+        *count = if opened {
+            *count + 1
+        } else {
+            count.saturating_sub(1)
+        };
+    }
+
+    /// Whether what the kernel has of a file is good for another who opens it; if not, the kernel
+    /// drops it, so that it is good for the next if nobody writes past it then.
+    fn keeps_cache(&self, fd: FdAddr) -> bool {
+        let known = self.passed_by.contains_key(&fd);
+        self.passed_by.remove_if(&fd, |_, count| *count == 0);
+        !known
     }
 
     /// Counts one more writer; true for the first.
@@ -42,6 +65,10 @@ impl Opens {
 
 fn writes(flags: OpenFlags) -> bool {
     flags.acc_mode() != OpenAccMode::O_RDONLY
+}
+
+fn is_direct(flags: OpenFlags) -> bool {
+    flags.0 & OFlags::DIRECT.bits().cast_signed() != 0
 }
 
 impl Mounted {
@@ -67,7 +94,7 @@ impl Mounted {
             }
         }
         self.files.fs.hold(inode.fd());
-        Ok(self.handle(flags))
+        Ok(self.handle(inode.fd(), flags))
     }
 
     /// Counts what a file that was just made is opened for.
@@ -78,7 +105,7 @@ impl Mounted {
             changing.opens.add(fd);
         }
         self.files.fs.hold(fd);
-        self.handle(flags)
+        self.handle(fd, flags)
     }
 
     /// Closes a file for good.
@@ -88,6 +115,9 @@ impl Mounted {
         };
         if writes(flags) {
             changing.opens.remove(fd);
+            if is_direct(flags) {
+                changing.opens.pass_by(fd, false);
+            }
         }
         self.files.fs.release(fd, 1);
     }
@@ -105,12 +135,39 @@ impl Mounted {
         })
     }
 
-    fn handle(&self, flags: OpenFlags) -> (FileHandle, FopenFlags) {
+    fn handle(&self, fd: FdAddr, flags: OpenFlags) -> (FileHandle, FopenFlags) {
         let keep = FopenFlags::FOPEN_KEEP_CACHE;
-        if self.parallel_direct && flags.0 & OFlags::DIRECT.bits().cast_signed() != 0 {
-            let direct = FopenFlags::FOPEN_DIRECT_IO | FopenFlags::FOPEN_PARALLEL_DIRECT_WRITES;
-            return (DIRECT, keep | direct);
+        let opens = self.changing.as_ref().map(|changing| &changing.opens);
+        if is_direct(flags) {
+            if let Some(opens) = opens
+                && writes(flags)
+            {
+                opens.pass_by(fd, true);
+            }
+            if self.parallel_direct {
+                let direct = FopenFlags::FOPEN_DIRECT_IO | FopenFlags::FOPEN_PARALLEL_DIRECT_WRITES;
+                return (DIRECT, keep | direct);
+            }
+        } else if opens.is_some_and(|opens| !opens.keeps_cache(fd)) {
+            return (CACHED, FopenFlags::empty());
         }
         (CACHED, keep)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_cache_is_dropped_once_after_the_last_who_passed_it_by() {
+        let opens = Opens::default();
+        let fd = FdAddr::from_raw(0x0040_0004).expect("an address");
+        assert!(opens.keeps_cache(fd));
+        opens.pass_by(fd, true);
+        assert!(!opens.keeps_cache(fd) && !opens.keeps_cache(fd));
+        opens.pass_by(fd, false);
+        assert!(!opens.keeps_cache(fd));
+        assert!(opens.keeps_cache(fd));
     }
 }
