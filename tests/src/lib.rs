@@ -1,11 +1,20 @@
 //! What tests of several crates share.
 //!
+//! - [`crash`]: cuts of the power, and what they may leave.
 //! - [`images`]: the volumes that ESXi made.
 //! - [`oracle`]: readers that other people wrote.
 //! - [`parsers`]: what fuzzers feed.
 //! - [`random`]: numbers from a seed.
 //! - [`walk`]: everything on a volume.
 
+#[allow(
+    clippy::pedantic,
+    clippy::let_and_return,
+    missing_docs,
+    unreachable_pub,
+    reason = "a test harness: what panics has failed, and its modules say at their head what they are"
+)]
+pub mod crash;
 pub mod images;
 pub mod oracle;
 pub mod parsers;

@@ -70,13 +70,12 @@ fn recover_from(volume: &Volume, layout: &Layout, dead: &Host) -> Result<Left, F
         pending: Vec::new(),
     };
     if dead.journal_addr != 0 {
-        match another_hosts(volume, dead)? {
+        if let Some(header) = another_hosts(volume, dead)? {
             // That host may have died before its slot said so.
-            Some(header) => left.pending = header.pending().collect(),
-            None => {
-                let address = BlockAddr::decode(dead.journal_addr.into(), layout);
-                left.journal = Some(address);
-            }
+            left.pending = header.pending().collect();
+        } else {
+            let address = BlockAddr::decode(dead.journal_addr.into(), layout);
+            left.journal = Some(address);
         }
     }
     if let Some(header) = journal_of(volume, layout, dead)? {

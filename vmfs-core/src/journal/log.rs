@@ -1,6 +1,7 @@
 use bincode::{Decode, Encode};
 
 use super::codec::{self, Redo};
+use super::patch::SECTOR;
 use crate::format::{At, Damage, FdAddr, Uuid};
 use crate::lvm::{LvmError, Volume, VolumeOffset};
 
@@ -100,12 +101,19 @@ impl JournalHeader {
     }
 }
 
-/// The part of the journal block where transactions are appended, over and over from its start.
+/// The part of the journal block where transactions are appended, over and over.
+///
+/// It has two halves. A transaction that is cut off while it is written over the first of an
+/// earlier round could leave some of that round as if it were all: so the log starts again in the
+/// half whose transactions the other one has made good already.
 #[derive(Debug)]
 pub struct Log {
     start: VolumeOffset,
-    length: u64,
+    /// Bytes of a half.
+    half: u64,
     key: u64,
+    in_second: bool,
+    /// Where in the half the next transaction goes.
     position: u64,
 }
 
@@ -124,31 +132,33 @@ impl Log {
     fn of(place: VolumeOffset, header: &JournalHeader) -> Self {
         Self {
             start: place + HEADER_SIZE,
-            length: header.length - HEADER_SIZE,
+            half: (header.length - HEADER_SIZE) / 2 / SECTOR as u64 * SECTOR as u64,
             key: header.key,
+            in_second: false,
             position: 0,
         }
     }
 
-    /// Bytes that a transaction may have: three fit before the log has to start again.
+    /// Bytes that a transaction may have: it fits into a half, its own head and those of its
+    /// images included.
     pub(super) fn limit(&self) -> u64 {
-        self.length / 3
+        self.half / 3 * 2
     }
 
-    /// Whether most of the log is written.
+    /// Whether most of the half is written.
     pub(super) fn is_getting_full(&self) -> bool {
-        self.position > self.length / 2
+        self.position > self.half / 4 * 3
     }
 
     /// The transaction in bytes; `None` when it doesn't fit behind the last one.
     pub(super) fn encode(&self, redo: &Redo, sequence: u64) -> Option<Vec<u8>> {
         let bytes = codec::encode(redo, sequence, self.key);
-        (self.position + bytes.len() as u64 <= self.length).then_some(bytes)
+        (self.position + bytes.len() as u64 <= self.half).then_some(bytes)
     }
 
     /// Writes what [`Log::encode`] gave behind the last transaction.
     pub(super) fn append(&mut self, volume: &Volume, bytes: &[u8]) -> Result<(), LvmError> {
-        volume.write(self.start + self.position, bytes)
+        volume.write(self.start_of(self.in_second) + self.position, bytes)
     }
 
     /// What was appended is durable.
@@ -156,36 +166,35 @@ impl Log {
         self.position += bytes as u64;
     }
 
-    /// Everything in the log is in place: the next transaction goes to its start.
+    /// Everything in the log is in place: the next transaction goes to the start of the other half.
     pub(super) fn restart(&mut self) {
-        self.position = 0;
+        if self.position > 0 {
+            self.in_second = !self.in_second;
+            self.position = 0;
+        }
     }
 
-    /// The transactions in the journal at `place`, in order.
+    fn start_of(&self, second: bool) -> VolumeOffset {
+        self.start + if second { self.half } else { 0 }
+    }
+
+    /// The transactions in the journal at `place` that may not be in place, in order.
     pub(super) fn read_all(
         volume: &Volume,
         place: VolumeOffset,
         header: &JournalHeader,
     ) -> Result<Vec<Redo>, LvmError> {
         let log = Self::of(place, header);
-        let mut bytes = vec![0; log.length as usize];
-        volume.read(log.start, &mut bytes)?;
-        let mut found = Vec::new();
-        let mut at = 0;
-        let mut expected = None;
-        while let Some((redo, sequence, length)) = codec::decode(&bytes[at..], log.key) {
-            // An older number is what an earlier round left behind.
-            if expected.is_some_and(|expected| expected != sequence) {
-                break;
-            }
-            expected = Some(sequence + 1);
-            found.push(redo);
-            at += length;
-            if at >= bytes.len() {
-                break;
+        let mut bytes = vec![0; log.half as usize];
+        let mut newest = (0, Vec::new());
+        for second in [false, true] {
+            volume.read(log.start_of(second), &mut bytes)?;
+            let found = read_half(&bytes, log.key);
+            if found.0 > newest.0 {
+                newest = found;
             }
         }
-        Ok(found)
+        Ok(newest.1)
     }
 
     /// Checks that a range which a transaction names lies on the volume, in whole units.
@@ -211,4 +220,22 @@ impl Log {
             expected,
         ))
     }
+}
+
+/// The transactions of a half, and the number of the first; 0 when there are none.
+fn read_half(bytes: &[u8], key: u64) -> (u64, Vec<Redo>) {
+    let (mut first, mut found) = (0, Vec::new());
+    let mut at = 0;
+    while let Some((redo, sequence, length)) = bytes.get(at..).and_then(|b| codec::decode(b, key)) {
+        if found.is_empty() {
+            first = sequence;
+        }
+        // An older number is what an earlier round left behind.
+        if sequence != first.saturating_add(found.len() as u64) {
+            break;
+        }
+        found.push(redo);
+        at += length;
+    }
+    (first, found)
 }
