@@ -74,7 +74,7 @@ fn compare(fs: &FileSystem, inode: &Inode, theirs: &DissectFile) -> u64 {
         (theirs.uid, theirs.gid),
         "{path}"
     );
-    let times = [meta.mtime, meta.ctime, meta.atime].map(|time| time.get());
+    let times = [meta.mtime, meta.ctime, meta.atime].map(zerocopy::little_endian::U32::get);
     assert_eq!(times, theirs.times, "{path}");
     let target = (inode.kind() == FileKind::Symlink).then(|| fs.read_link(inode).expect("link"));
     assert_eq!(
