@@ -239,3 +239,65 @@ fn read_half(bytes: &[u8], key: u64) -> (u64, Vec<Redo>) {
     }
     (first, found)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::super::codec::Image;
+    use super::*;
+    use crate::scsi::MemoryLun;
+
+    const PLACE: VolumeOffset = VolumeOffset(1 << 20);
+
+    fn redo(sectors: usize) -> Redo {
+        let bytes = vec![7; sectors * SECTOR];
+        Redo {
+            images: vec![Image { offset: 0, bytes }],
+            ..Redo::default()
+        }
+    }
+
+    #[test]
+    fn a_transaction_cut_off_at_a_new_start_leaves_the_round_before_it_whole() {
+        let volume = Volume::without_lvm(Arc::new(MemoryLun::new("journal", 4 << 20)));
+        let header = JournalHeader::new(Uuid::default(), 0, 1, 32 << 10, 5);
+        let mut log = Log::create(&volume, PLACE, &header).expect("create");
+        let mut rounds: Vec<Vec<Redo>> = Vec::new();
+        let mut sequence = 0;
+        for round in 0..5 {
+            for sectors in [1, 2 + round % 2, 1] {
+                sequence += 1;
+                let bytes = log.encode(&redo(sectors), sequence).expect("room");
+                if rounds.len() <= round {
+                    // Any sectors may arrive and any not.
+                    for kept in 0..1 << (bytes.len() / SECTOR) {
+                        let start = log.start_of(log.in_second) + log.position;
+                        let mut old = vec![0; bytes.len()];
+                        volume.read(start, &mut old).expect("read");
+                        let mut torn = old.clone();
+                        for sector in (0..bytes.len() / SECTOR).filter(|s| kept >> s & 1 != 0) {
+                            let range = sector * SECTOR..(sector + 1) * SECTOR;
+                            torn[range.clone()].copy_from_slice(&bytes[range]);
+                        }
+                        volume.write(start, &torn).expect("write");
+                        let found = Log::read_all(&volume, PLACE, &header).expect("log");
+                        if torn != bytes {
+                            assert_eq!(found, *rounds.last().unwrap_or(&Vec::new()));
+                        }
+                        volume.write(start, &old).expect("write");
+                    }
+                    rounds.push(Vec::new());
+                }
+                log.append(&volume, &bytes).expect("append");
+                log.advance(bytes.len());
+                rounds[round].push(redo(sectors));
+                let found = Log::read_all(&volume, PLACE, &header).expect("log");
+                assert_eq!(found, rounds[round]);
+            }
+            log.restart();
+            // With nothing in the new half yet, it isn't the other one's turn.
+            log.restart();
+        }
+    }
+}
