@@ -56,4 +56,37 @@ pub enum LunError {
         /// Name of the LUN.
         lun: String,
     },
+    /// A command that the LUN doesn't have.
+    #[error("{lun} doesn't know the command {command}")]
+    Unsupported {
+        /// Name of the LUN.
+        lun: String,
+        /// The command.
+        command: &'static str,
+    },
+    /// Another host has reserved the LUN.
+    #[error("{command} on {lun}: another host has reserved it")]
+    ReservationConflict {
+        /// Name of the LUN.
+        lun: String,
+        /// The command.
+        command: &'static str,
+    },
+    /// This host's reservation is gone: the LUN was reset.
+    #[error("{command} on {lun}: its reset took away this host's reservation")]
+    ReservationLost {
+        /// Name of the LUN.
+        lun: String,
+        /// The command.
+        command: &'static str,
+    },
+}
+
+impl LunError {
+    pub(super) fn unsupported(lun: &str, command: &'static str) -> Self {
+        Self::Unsupported {
+            lun: lun.to_owned(),
+            command,
+        }
+    }
 }

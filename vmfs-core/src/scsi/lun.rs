@@ -4,6 +4,7 @@ use std::ops::Add;
 use super::array::LunIdentity;
 use super::counters::Counters;
 use super::error::LunError;
+use super::persistent::{PersistentReserve, Reservations};
 
 /// A byte offset on a device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize)]
@@ -31,6 +32,31 @@ pub enum Access {
     ReadOnly,
     /// Reads and writes.
     ReadWrite,
+}
+
+/// What a LUN answers beyond reads and writes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize)]
+pub struct Capabilities {
+    /// COMPARE AND WRITE, with which hosts lock by ATS.
+    pub compare_and_write: bool,
+    /// RESERVE(6) and RELEASE(6), with which hosts lock by SCSI-2.
+    pub reserve: bool,
+    /// PERSISTENT RESERVE IN and OUT, with which a host fences another.
+    pub persistent_reserve: bool,
+    /// UNMAP.
+    pub unmap: bool,
+}
+
+/// What COMPARE AND WRITE came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Comparison {
+    /// The blocks were as expected and are written.
+    Written,
+    /// They were not, and are as before.
+    Miscompare {
+        /// The first byte that differs.
+        at: usize,
+    },
 }
 
 /// A logical unit: an array of blocks that answers commands.
@@ -76,6 +102,52 @@ pub trait Lun: Send + Sync + fmt::Debug {
     /// Returns once every write that was answered before is durable.
     fn flush(&self) -> Result<(), LunError>;
 
+    /// Which of the commands below it answers; a LUN of one host needs none.
+    fn capabilities(&self) -> Capabilities {
+        Capabilities::default()
+    }
+
+    /// Stores `new` at `offset` if the bytes there are `expected`, as one step that no other
+    /// command on these blocks comes between. Both are whole blocks and as long as each other;
+    /// durable only after [`Lun::flush`].
+    fn compare_and_write(
+        &self,
+        offset: DeviceOffset,
+        expected: &[u8],
+        new: &[u8],
+    ) -> Result<Comparison, LunError> {
+        let _ = (offset, expected, new);
+        Err(LunError::unsupported(self.name(), "COMPARE AND WRITE"))
+    }
+
+    /// Takes the LUN for this host alone: other hosts' commands fail with
+    /// [`LunError::ReservationConflict`] until [`Lun::release`], or until the host is gone.
+    fn reserve(&self) -> Result<(), LunError> {
+        Err(LunError::unsupported(self.name(), "RESERVE"))
+    }
+
+    /// Gives the LUN back; nothing happens if this host doesn't have it.
+    fn release(&self) -> Result<(), LunError> {
+        Err(LunError::unsupported(self.name(), "RELEASE"))
+    }
+
+    /// Changes registrations and the persistent reservation.
+    fn persistent_reserve(&self, action: PersistentReserve) -> Result<(), LunError> {
+        let _ = action;
+        Err(LunError::unsupported(self.name(), "PERSISTENT RESERVE OUT"))
+    }
+
+    /// The registrations and the persistent reservation.
+    fn reservations(&self) -> Result<Reservations, LunError> {
+        Err(LunError::unsupported(self.name(), "PERSISTENT RESERVE IN"))
+    }
+
+    /// Tells the array that nobody needs these bytes any more; they may read as anything.
+    fn unmap(&self, offset: DeviceOffset, length: u64) -> Result<(), LunError> {
+        let _ = (offset, length);
+        Err(LunError::unsupported(self.name(), "UNMAP"))
+    }
+
     /// Commands that reached the LUN so far.
     fn counters(&self) -> &Counters;
 }
@@ -115,6 +187,39 @@ impl<L: Lun + ?Sized> Lun for std::sync::Arc<L> {
 
     fn flush(&self) -> Result<(), LunError> {
         (**self).flush()
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        (**self).capabilities()
+    }
+
+    fn compare_and_write(
+        &self,
+        offset: DeviceOffset,
+        expected: &[u8],
+        new: &[u8],
+    ) -> Result<Comparison, LunError> {
+        (**self).compare_and_write(offset, expected, new)
+    }
+
+    fn reserve(&self) -> Result<(), LunError> {
+        (**self).reserve()
+    }
+
+    fn release(&self) -> Result<(), LunError> {
+        (**self).release()
+    }
+
+    fn persistent_reserve(&self, action: PersistentReserve) -> Result<(), LunError> {
+        (**self).persistent_reserve(action)
+    }
+
+    fn reservations(&self) -> Result<Reservations, LunError> {
+        (**self).reservations()
+    }
+
+    fn unmap(&self, offset: DeviceOffset, length: u64) -> Result<(), LunError> {
+        (**self).unmap(offset, length)
     }
 
     fn counters(&self) -> &Counters {

@@ -15,6 +15,7 @@ mod lun;
 mod memory_lun;
 mod overlay;
 mod partition;
+mod persistent;
 mod recorder_lun;
 
 pub use aligned::AlignedBuf;
@@ -23,8 +24,9 @@ pub use counters::{Counters, OpSnapshot, Snapshot};
 pub use error::LunError;
 pub use fault_lun::FaultLun;
 pub use file_lun::FileLun;
-pub use lun::{Access, DeviceOffset, Lun};
+pub use lun::{Access, Capabilities, Comparison, DeviceOffset, Lun};
 pub use memory_lun::MemoryLun;
 pub use overlay::OverlayLun;
 pub use partition::{PartitionLun, look_through};
+pub use persistent::{Key, PersistentReserve, Registration, ReservationType, Reservations};
 pub use recorder_lun::{Recorded, RecorderLun};
