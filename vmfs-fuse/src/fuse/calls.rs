@@ -210,7 +210,7 @@ impl Filesystem for Mounted {
                 self.looked_up(inode.fd());
                 let (handle, how) = self.open_new(inode.fd(), OpenFlags(flags));
                 let (attributes, generation) = self.attributes(&inode);
-                let keep = self.caching.names().min(self.keep_attributes(inode.fd()));
+                let keep = self.keep_new(inode.fd());
                 reply.created(&keep, &attributes, generation, handle, how);
             }
             Err(errno) => reply.error(errno),

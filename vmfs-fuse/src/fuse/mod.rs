@@ -142,6 +142,21 @@ impl Mounted {
         }
     }
 
+    /// How long the kernel may keep the name and the attributes of a file that was just made and
+    /// opened.
+    ///
+    /// FUSE has one time for both here. Of the attributes only the number of blocks changes
+    /// behind the kernel's back, so it is told when the first of them is written.
+    fn keep_new(&self, fd: FdAddr) -> Duration {
+        match &self.changing {
+            Some(changing) if changing.is_cached => {
+                changing.opens.note_new(fd);
+                self.caching.names().min(self.caching.attributes())
+            }
+            _ => self.caching.names().min(self.keep_attributes(fd)),
+        }
+    }
+
     /// Notes that the kernel is told of the file `fd`, so that it lives until the kernel forgets
     /// it as often.
     fn looked_up(&self, fd: FdAddr) {

@@ -1,6 +1,6 @@
 //! Opening and closing files.
 
-use dashmap::DashMap;
+use dashmap::{DashMap, DashSet};
 use fuser::{Errno, FileHandle, FopenFlags, INodeNo, OpenAccMode, OpenFlags};
 use rustix::fs::OFlags;
 use vmfs_core::format::{FdAddr, FileKind};
@@ -22,12 +22,24 @@ pub(super) struct Opens {
     /// A read through the cache while such a write is on the way may bring the old bytes there,
     /// and the kernel doesn't look for them when an asynchronous write has ended.
     passed_by: DashMap<FdAddr, u64>,
+    /// Files that were made and not written to yet.
+    new: DashSet<FdAddr>,
 }
 
 impl Opens {
     /// Whether the kernel may hold changes of a file that haven't come here yet.
     pub(super) fn is_being_written(&self, fd: FdAddr) -> bool {
         self.writers.contains_key(&fd)
+    }
+
+    /// Notes that a file was just made.
+    pub(super) fn note_new(&self, fd: FdAddr) {
+        self.new.insert(fd);
+    }
+
+    /// Whether nothing was written to a file since it was made, up to now.
+    pub(super) fn starts_writing(&self, fd: FdAddr) -> bool {
+        self.new.remove(&fd).is_some()
     }
 
     /// Notes one more, or one less, who writes past the kernel's cache.
@@ -56,10 +68,13 @@ impl Opens {
     }
 
     fn remove(&self, fd: FdAddr) {
-        self.writers.remove_if_mut(&fd, |_, count| {
+        let last = self.writers.remove_if_mut(&fd, |_, count| {
             *count = count.saturating_sub(1);
             *count == 0
         });
+        if last.is_some() {
+            self.new.remove(&fd);
+        }
     }
 }
 

@@ -43,10 +43,18 @@ impl Mounted {
         }
         let written = self.files.fs.write(fd, write.offset, write.data);
         self.files.heard(fd, written)?;
+        Self::takes_blocks(changing, node, fd);
         if changing.sync || syncs(write) {
             self.files.heard(fd, self.files.fs.sync_file(fd))?;
         }
         u32::try_from(write.data.len()).map_err(|_| Errno::EINVAL)
+    }
+
+    /// Lets the kernel ask again how many blocks a new file has.
+    fn takes_blocks(changing: &Changing, node: INodeNo, fd: FdAddr) {
+        if changing.opens.starts_writing(fd) {
+            changing.kernel.forget_attributes(node);
+        }
     }
 
     /// Takes away what a program gets by its file's mode, as any write of somebody else's must;
@@ -100,13 +108,25 @@ impl Mounted {
         node: INodeNo,
         changes: &Changes,
     ) -> Result<(Duration, FileAttr), Errno> {
-        let inode = if *changes == Changes::default() {
+        let inode = if *changes == Changes::default() || self.is_for_nobody(node, changes)? {
             self.files.inode(node)?
         } else {
             self.change(node, |fs, fd| fs.set_attributes(fd, changes))?
         };
         let keep = self.keep_attributes(inode.fd());
         Ok((keep, self.attributes(&inode).0))
+    }
+
+    /// Whether the kernel only writes back what it knows of the times of a deleted file: it shows
+    /// them itself as long as somebody has the file open.
+    fn is_for_nobody(&self, node: INodeNo, changes: &Changes) -> Result<bool, Errno> {
+        let times = Changes {
+            mtime: changes.mtime,
+            ctime: changes.ctime,
+            ..Changes::default()
+        };
+        let cached = self.changing.as_ref().is_some_and(|c| c.is_cached);
+        Ok(cached && *changes == times && self.files.inode(node)?.meta().links.get() == 0)
     }
 
     /// Makes a file durable.
@@ -121,12 +141,11 @@ impl Mounted {
         node: INodeNo,
         change: impl FnOnce(&vmfs_core::fs::FileSystem, FdAddr) -> Result<T, FsError>,
     ) -> Result<T, Errno> {
-        let Some(Changing { sync, .. }) = self.changing else {
-            return Err(Errno::EROFS);
-        };
+        let changing = self.changing.as_ref().ok_or(Errno::EROFS)?;
         let (fs, fd) = (&self.files.fs, Files::fd(node)?);
         let mut result = change(fs, fd);
-        if sync && result.is_ok() {
+        Self::takes_blocks(changing, node, fd);
+        if changing.sync && result.is_ok() {
             result = result.and_then(|done| fs.sync_file(fd).map(|()| done));
         }
         self.files.heard(fd, result)
