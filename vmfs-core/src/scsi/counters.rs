@@ -1,5 +1,6 @@
+use std::ops::AddAssign;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Commands that a LUN has answered, by operation.
 #[derive(Debug, Default)]
@@ -12,6 +13,22 @@ pub struct Counters {
     pub zeroings: OpCounter,
     /// SYNCHRONIZE CACHE commands.
     pub flushes: OpCounter,
+    /// COMPARE AND WRITE commands, those that miscompared included.
+    pub compare_and_writes: OpCounter,
+    /// UNMAP commands.
+    pub unmaps: OpCounter,
+    /// RESERVE(6) commands.
+    pub reserves: OpCounter,
+    /// RELEASE(6) commands.
+    pub releases: OpCounter,
+    /// PERSISTENT RESERVE IN commands.
+    pub persistent_ins: OpCounter,
+    /// PERSISTENT RESERVE OUT commands.
+    pub persistent_outs: OpCounter,
+    /// LUN resets.
+    pub resets: OpCounter,
+    miscompares: AtomicU64,
+    conflicts: AtomicU64,
 }
 
 /// One operation's counters.
@@ -24,7 +41,7 @@ pub struct OpCounter {
 }
 
 /// One operation's counters at a moment.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize)]
 pub struct OpSnapshot {
     /// Commands, failed ones included.
     pub commands: u64,
@@ -37,7 +54,7 @@ pub struct OpSnapshot {
 }
 
 /// All counters at a moment.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize)]
 pub struct Snapshot {
     /// READ commands.
     pub reads: OpSnapshot,
@@ -47,6 +64,25 @@ pub struct Snapshot {
     pub zeroings: OpSnapshot,
     /// SYNCHRONIZE CACHE commands.
     pub flushes: OpSnapshot,
+    /// COMPARE AND WRITE commands, those that miscompared included.
+    pub compare_and_writes: OpSnapshot,
+    /// UNMAP commands.
+    pub unmaps: OpSnapshot,
+    /// RESERVE(6) commands.
+    pub reserves: OpSnapshot,
+    /// RELEASE(6) commands.
+    pub releases: OpSnapshot,
+    /// PERSISTENT RESERVE IN commands.
+    pub persistent_ins: OpSnapshot,
+    /// PERSISTENT RESERVE OUT commands.
+    pub persistent_outs: OpSnapshot,
+    /// LUN resets.
+    pub resets: OpSnapshot,
+    /// COMPARE AND WRITE commands that found other bytes than they expected.
+    pub miscompares: u64,
+    /// Commands of any kind that ended with RESERVATION CONFLICT; each is an error of its own
+    /// kind too.
+    pub conflicts: u64,
 }
 
 impl Counters {
@@ -57,7 +93,26 @@ impl Counters {
             writes: self.writes.snapshot(),
             zeroings: self.zeroings.snapshot(),
             flushes: self.flushes.snapshot(),
+            compare_and_writes: self.compare_and_writes.snapshot(),
+            unmaps: self.unmaps.snapshot(),
+            reserves: self.reserves.snapshot(),
+            releases: self.releases.snapshot(),
+            persistent_ins: self.persistent_ins.snapshot(),
+            persistent_outs: self.persistent_outs.snapshot(),
+            resets: self.resets.snapshot(),
+            miscompares: self.miscompares.load(Relaxed),
+            conflicts: self.conflicts.load(Relaxed),
         }
+    }
+
+    /// Counts a COMPARE AND WRITE that found other bytes.
+    pub(super) fn count_miscompare(&self) {
+        self.miscompares.fetch_add(1, Relaxed);
+    }
+
+    /// Counts a RESERVATION CONFLICT.
+    pub(super) fn count_conflict(&self) {
+        self.conflicts.fetch_add(1, Relaxed);
     }
 }
 
@@ -70,14 +125,19 @@ impl OpCounter {
     ) -> Result<T, E> {
         let start = Instant::now();
         let result = command();
-        self.nanos
-            .fetch_add(start.elapsed().as_nanos() as u64, Relaxed);
-        self.commands.fetch_add(1, Relaxed);
-        match &result {
-            Ok(_) => self.bytes.fetch_add(bytes as u64, Relaxed),
-            Err(_) => self.errors.fetch_add(1, Relaxed),
-        };
+        self.add(bytes, start.elapsed(), result.is_ok());
         result
+    }
+
+    /// Counts one command of `bytes` bytes that took `time`.
+    pub(super) fn add(&self, bytes: usize, time: Duration, succeeded: bool) {
+        self.nanos.fetch_add(time.as_nanos() as u64, Relaxed);
+        self.commands.fetch_add(1, Relaxed);
+        if succeeded {
+            self.bytes.fetch_add(bytes as u64, Relaxed);
+        } else {
+            self.errors.fetch_add(1, Relaxed);
+        }
     }
 
     fn snapshot(&self) -> OpSnapshot {
@@ -87,5 +147,89 @@ impl OpCounter {
             bytes: self.bytes.load(Relaxed),
             nanos: self.nanos.load(Relaxed),
         }
+    }
+}
+
+impl Snapshot {
+    /// Numbers in [`Snapshot::to_words`].
+    pub(super) const WORDS: usize = 4 * 11 + 2;
+
+    /// All counters, one after the other; their order is kept in files.
+    pub(super) fn to_words(self) -> [u64; Self::WORDS] {
+        let mut words = [0; Self::WORDS];
+        let mut ops = self;
+        let (ops, rest) = ops.ops_mut();
+        let numbers = ops
+            .into_iter()
+            .flat_map(|op| [op.commands, op.errors, op.bytes, op.nanos])
+            .chain(rest.map(|number| *number));
+        for (word, number) in words.iter_mut().zip(numbers) {
+            *word = number;
+        }
+        words
+    }
+
+    /// What [`Snapshot::to_words`] made the words of.
+    pub(super) fn from_words(words: &[u64; Self::WORDS]) -> Self {
+        let mut snapshot = Self::default();
+        let (ops, rest) = snapshot.ops_mut();
+        let numbers = ops
+            .into_iter()
+            .flat_map(|op| {
+                [
+                    &mut op.commands,
+                    &mut op.errors,
+                    &mut op.bytes,
+                    &mut op.nanos,
+                ]
+            })
+            .chain(rest);
+        for (number, &word) in numbers.zip(words) {
+            *number = word;
+        }
+        snapshot
+    }
+
+    fn ops_mut(&mut self) -> ([&mut OpSnapshot; 11], [&mut u64; 2]) {
+        let ops = [
+            &mut self.reads,
+            &mut self.writes,
+            &mut self.zeroings,
+            &mut self.flushes,
+            &mut self.compare_and_writes,
+            &mut self.unmaps,
+            &mut self.reserves,
+            &mut self.releases,
+            &mut self.persistent_ins,
+            &mut self.persistent_outs,
+            &mut self.resets,
+        ];
+        (ops, [&mut self.miscompares, &mut self.conflicts])
+    }
+}
+
+impl AddAssign for Snapshot {
+    fn add_assign(&mut self, other: Self) {
+        let mut words = self.to_words();
+        for (word, more) in words.iter_mut().zip(other.to_words()) {
+            *word = word.wrapping_add(more);
+        }
+        *self = Self::from_words(&words);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_counter_has_a_word_of_its_own() {
+        let words = std::array::from_fn(|i| i as u64 + 1);
+        let mut snapshot = Snapshot::from_words(&words);
+        assert_eq!(snapshot.to_words(), words);
+        assert_eq!(snapshot.reads.commands, 1);
+        assert_eq!(snapshot.conflicts, Snapshot::WORDS as u64);
+        snapshot += snapshot;
+        assert_eq!(snapshot.to_words(), words.map(|word| 2 * word));
     }
 }

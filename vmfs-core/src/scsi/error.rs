@@ -1,6 +1,7 @@
 use std::io;
 use std::path::PathBuf;
 
+use super::array::Refusal;
 use super::lun::DeviceOffset;
 
 /// A command to a LUN failed, or the LUN could not be opened.
@@ -80,9 +81,45 @@ pub enum LunError {
         /// The command.
         command: &'static str,
     },
+    /// The LUN doesn't carry the command out because of what it asks for (ILLEGAL REQUEST).
+    #[error("{command} on {lun}: {reason}")]
+    Invalid {
+        /// Name of the LUN.
+        lun: String,
+        /// The command.
+        command: &'static str,
+        /// What is wrong.
+        reason: &'static str,
+    },
 }
 
 impl LunError {
+    /// The error that `refusal` of a command is.
+    pub(super) fn refused(lun: &str, command: &'static str, refusal: Refusal) -> Self {
+        let lun = lun.to_owned();
+        match refusal {
+            Refusal::Conflict => Self::ReservationConflict { lun, command },
+            Refusal::Invalid(reason) => Self::Invalid {
+                lun,
+                command,
+                reason,
+            },
+        }
+    }
+
+    pub(super) fn lost(lun: &str, command: &'static str) -> Self {
+        Self::ReservationLost {
+            lun: lun.to_owned(),
+            command,
+        }
+    }
+
+    pub(super) fn read_only(lun: &str) -> Self {
+        Self::ReadOnly {
+            lun: lun.to_owned(),
+        }
+    }
+
     pub(super) fn unsupported(lun: &str, command: &'static str) -> Self {
         Self::Unsupported {
             lun: lun.to_owned(),

@@ -1,13 +1,14 @@
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 
-use super::array::LunIdentity;
+use super::array::{Attention, LunIdentity};
 use super::counters::Counters;
 use super::error::LunError;
-use super::lun::{Access, DeviceOffset, Lun};
+use super::lun::{Access, Capabilities, Comparison, DeviceOffset, Lun};
+use super::persistent::{PersistentReserve, Reservations};
 
-/// A LUN that is cut off after so many writes: those before reach it, all later ones fail, as
-/// when a host dies in the middle of a job.
+/// A LUN that is cut off after so many writes (COMPARE AND WRITE and UNMAP are some too): those
+/// before reach it, all later ones fail, as when a host dies in the middle of a job.
 #[derive(Debug)]
 pub struct FaultLun<L> {
     base: L,
@@ -76,6 +77,49 @@ impl<L: Lun> Lun for FaultLun<L> {
 
     fn flush(&self) -> Result<(), LunError> {
         self.base.flush()
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        self.base.capabilities()
+    }
+
+    fn compare_and_write(
+        &self,
+        offset: DeviceOffset,
+        expected: &[u8],
+        new: &[u8],
+    ) -> Result<Comparison, LunError> {
+        self.take(offset, new.len())?;
+        self.base.compare_and_write(offset, expected, new)
+    }
+
+    fn reserve(&self) -> Result<(), LunError> {
+        self.base.reserve()
+    }
+
+    fn release(&self) -> Result<(), LunError> {
+        self.base.release()
+    }
+
+    fn persistent_reserve(&self, action: PersistentReserve) -> Result<(), LunError> {
+        self.base.persistent_reserve(action)
+    }
+
+    fn reservations(&self) -> Result<Reservations, LunError> {
+        self.base.reservations()
+    }
+
+    fn unmap(&self, offset: DeviceOffset, length: u64) -> Result<(), LunError> {
+        self.take(offset, length as usize)?;
+        self.base.unmap(offset, length)
+    }
+
+    fn reset(&self) -> Result<(), LunError> {
+        self.base.reset()
+    }
+
+    fn attentions(&self) -> Vec<Attention> {
+        self.base.attentions()
     }
 
     fn counters(&self) -> &Counters {

@@ -1,7 +1,7 @@
 use std::fmt;
 use std::ops::Add;
 
-use super::array::LunIdentity;
+use super::array::{Attention, LunIdentity};
 use super::counters::Counters;
 use super::error::LunError;
 use super::persistent::{PersistentReserve, Reservations};
@@ -57,6 +57,15 @@ pub enum Comparison {
         /// The first byte that differs.
         at: usize,
     },
+}
+
+impl Comparison {
+    /// What it comes to where `found` was found, as long as what was expected.
+    pub(super) fn of(expected: &[u8], found: &[u8]) -> Self {
+        let mut pairs = expected.iter().zip(found);
+        let differs = pairs.position(|(expected, found)| expected != found);
+        differs.map_or(Self::Written, |at| Self::Miscompare { at })
+    }
 }
 
 /// A logical unit: an array of blocks that answers commands.
@@ -148,6 +157,19 @@ pub trait Lun: Send + Sync + fmt::Debug {
         Err(LunError::unsupported(self.name(), "UNMAP"))
     }
 
+    /// LOGICAL UNIT RESET: takes the LUN from whoever has reserved it, whose next command fails
+    /// with [`LunError::ReservationLost`]; none of that host's commands that were sent before
+    /// lands after this has returned. Persistent reservations stay.
+    fn reset(&self) -> Result<(), LunError> {
+        Err(LunError::unsupported(self.name(), "LOGICAL UNIT RESET"))
+    }
+
+    /// What other hosts have done to this one since the last call, as far as the LUN has told
+    /// with the commands in between (SCSI unit attentions). No command fails for it.
+    fn attentions(&self) -> Vec<Attention> {
+        Vec::new()
+    }
+
     /// Commands that reached the LUN so far.
     fn counters(&self) -> &Counters;
 }
@@ -222,9 +244,44 @@ impl<L: Lun + ?Sized> Lun for std::sync::Arc<L> {
         (**self).unmap(offset, length)
     }
 
+    fn reset(&self) -> Result<(), LunError> {
+        (**self).reset()
+    }
+
+    fn attentions(&self) -> Vec<Attention> {
+        (**self).attentions()
+    }
+
     fn counters(&self) -> &Counters {
         (**self).counters()
     }
+}
+
+/// Longest COMPARE AND WRITE, in blocks: the command has a byte for it.
+const MAX_COMPARED_BLOCKS: usize = 255;
+
+/// Checks the arguments of a COMPARE AND WRITE.
+pub(super) fn check_comparison(
+    lun: &dyn Lun,
+    offset: DeviceOffset,
+    expected: &[u8],
+    new: &[u8],
+) -> Result<(), LunError> {
+    let block = lun.block_size() as usize;
+    let reason = if expected.len() != new.len() {
+        "what is expected and what is new must be as long as each other"
+    } else if !new.len().is_multiple_of(block) || !offset.0.is_multiple_of(block as u64) {
+        "it works on whole blocks"
+    } else if new.len() > MAX_COMPARED_BLOCKS * block {
+        "it works on 255 blocks at most"
+    } else {
+        return check_range(lun, offset, new.len());
+    };
+    Err(LunError::Invalid {
+        lun: lun.name().to_owned(),
+        command: "COMPARE AND WRITE",
+        reason,
+    })
 }
 
 /// Checks that `len` bytes at `offset` lie inside a LUN of `capacity` bytes.

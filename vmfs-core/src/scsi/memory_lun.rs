@@ -9,13 +9,52 @@ use super::lun::{Access, DeviceOffset, Lun, check_range};
 /// Bytes kept or left out together.
 const PAGE: usize = 4096;
 
-/// A sparse LUN in memory, of any size; what was never written reads as zeros.
+/// Sparse blocks in memory; what was never written reads as zeros.
+#[derive(Debug, Default, Clone)]
+pub(super) struct Pages(HashMap<u64, Box<[u8; PAGE]>>);
+
+impl Pages {
+    /// Fills `buf` with the bytes at `offset`.
+    pub(super) fn read(&self, offset: u64, buf: &mut [u8]) {
+        for_each_page(offset, buf.len(), |number, inside, range| {
+            let length = range.len();
+            let part = &mut buf[range];
+            match self.0.get(&number) {
+                Some(page) => part.copy_from_slice(&page[inside..inside + length]),
+                None => part.fill(0),
+            }
+        });
+    }
+
+    /// Stores `data` at `offset`.
+    pub(super) fn write(&mut self, offset: u64, data: &[u8]) {
+        for_each_page(offset, data.len(), |number, inside, range| {
+            let length = range.len();
+            let page = self.0.entry(number).or_insert_with(|| Box::new([0; PAGE]));
+            page[inside..inside + length].copy_from_slice(&data[range]);
+        });
+    }
+
+    /// Stores `length` zeros at `offset`.
+    pub(super) fn zero(&mut self, offset: u64, length: u64) {
+        for_each_page(offset, length as usize, |number, inside, range| {
+            if range.len() == PAGE {
+                self.0.remove(&number);
+            } else if let Some(page) = self.0.get_mut(&number) {
+                page[inside..inside + range.len()].fill(0);
+            }
+        });
+    }
+}
+
+/// A sparse LUN in memory, of any size, for one host; [`MemoryArray`](super::MemoryArray) is one
+/// for several.
 #[derive(Debug)]
 pub struct MemoryLun {
     name: String,
     capacity: u64,
     identity: LunIdentity,
-    pages: RwLock<HashMap<u64, Box<[u8; PAGE]>>>,
+    pages: RwLock<Pages>,
     counters: Counters,
 }
 
@@ -40,17 +79,20 @@ impl MemoryLun {
         }
     }
 
+    /// What is on it now, for an array that is to have the same.
+    pub(super) fn pages(&self) -> Pages {
+        self.pages
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
     /// Another LUN, called `name`, that has the same content now: what an array's replication
     /// makes.
     #[must_use]
     pub fn replica(&self, name: &str) -> Self {
-        let pages = self
-            .pages
-            .read()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone();
         Self {
-            pages: RwLock::new(pages),
+            pages: RwLock::new(self.pages()),
             ..Self::new(name, self.capacity)
         }
     }
@@ -98,14 +140,7 @@ impl Lun for MemoryLun {
         check_range(self, offset, buf.len())?;
         self.counters.reads.count(buf.len(), || {
             let pages = self.pages.read().unwrap_or_else(PoisonError::into_inner);
-            for_each_page(offset.0, buf.len(), |number, inside, range| {
-                let length = range.len();
-                let part = &mut buf[range];
-                match pages.get(&number) {
-                    Some(page) => part.copy_from_slice(&page[inside..inside + length]),
-                    None => part.fill(0),
-                }
-            });
+            pages.read(offset.0, buf);
             Ok(())
         })
     }
@@ -114,11 +149,7 @@ impl Lun for MemoryLun {
         check_range(self, offset, data.len())?;
         self.counters.writes.count(data.len(), || {
             let mut pages = self.pages.write().unwrap_or_else(PoisonError::into_inner);
-            for_each_page(offset.0, data.len(), |number, inside, range| {
-                let length = range.len();
-                let page = pages.entry(number).or_insert_with(|| Box::new([0; PAGE]));
-                page[inside..inside + length].copy_from_slice(&data[range]);
-            });
+            pages.write(offset.0, data);
             Ok(())
         })
     }
@@ -127,13 +158,7 @@ impl Lun for MemoryLun {
         check_range(self, offset, length as usize)?;
         self.counters.zeroings.count(length as usize, || {
             let mut pages = self.pages.write().unwrap_or_else(PoisonError::into_inner);
-            for_each_page(offset.0, length as usize, |number, inside, range| {
-                if range.len() == PAGE {
-                    pages.remove(&number);
-                } else if let Some(page) = pages.get_mut(&number) {
-                    page[inside..inside + range.len()].fill(0);
-                }
-            });
+            pages.zero(offset.0, length);
             Ok(())
         })
     }

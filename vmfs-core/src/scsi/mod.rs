@@ -1,9 +1,9 @@
 //! The LUN as the rest of the house sees it: identity, reads, writes, counters.
 //!
 //! Everything above works the same on any [`Lun`]: an image file or block device
-//! ([`FileLun`]), a partition of one ([`PartitionLun`]), one in memory ([`MemoryLun`]), one
-//! with changed bytes ([`OverlayLun`]), one that is cut off ([`FaultLun`]) or one whose writes
-//! are recorded ([`RecorderLun`]).
+//! ([`FileLun`]), a partition of one ([`PartitionLun`]), one in memory for one host
+//! ([`MemoryLun`]) or several ([`MemoryArray`]), one with changed bytes ([`OverlayLun`]), one that
+//! is cut off ([`FaultLun`]) or one whose writes are recorded ([`RecorderLun`]).
 
 mod aligned;
 mod array;
@@ -12,6 +12,7 @@ mod error;
 mod fault_lun;
 mod file_lun;
 mod lun;
+mod memory_array;
 mod memory_lun;
 mod overlay;
 mod partition;
@@ -19,12 +20,14 @@ mod persistent;
 mod recorder_lun;
 
 pub use aligned::AlignedBuf;
-pub use array::{ArrayState, LunIdentity, MAX_IDENTITY, Personality};
+pub use array::{ArrayState, Attention, LunIdentity, MAX_IDENTITY, Personality};
+pub use array::{Demand, Nexus, Refusal, ReservationState};
 pub use counters::{Counters, OpSnapshot, Snapshot};
 pub use error::LunError;
 pub use fault_lun::FaultLun;
 pub use file_lun::FileLun;
 pub use lun::{Access, Capabilities, Comparison, DeviceOffset, Lun};
+pub use memory_array::{MemoryArray, MemoryPort};
 pub use memory_lun::MemoryLun;
 pub use overlay::OverlayLun;
 pub use partition::{PartitionLun, look_through};

@@ -1,7 +1,8 @@
-use super::array::LunIdentity;
+use super::array::{Attention, LunIdentity};
 use super::counters::Counters;
 use super::error::LunError;
-use super::lun::{Access, DeviceOffset, Lun};
+use super::lun::{Access, Capabilities, Comparison, DeviceOffset, Lun};
+use super::persistent::{PersistentReserve, Reservations};
 
 /// A read-only LUN with some bytes changed, so that a damaged volume can be tried without
 /// copying it.
@@ -55,13 +56,56 @@ impl<L: Lun> Lun for OverlayLun<L> {
     }
 
     fn write(&self, _: DeviceOffset, _: &[u8]) -> Result<(), LunError> {
-        Err(LunError::ReadOnly {
-            lun: self.name().to_owned(),
-        })
+        Err(LunError::read_only(self.name()))
     }
 
     fn flush(&self) -> Result<(), LunError> {
         Ok(())
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        Capabilities {
+            compare_and_write: false,
+            unmap: false,
+            ..self.base.capabilities()
+        }
+    }
+
+    fn compare_and_write(
+        &self,
+        _: DeviceOffset,
+        _: &[u8],
+        _: &[u8],
+    ) -> Result<Comparison, LunError> {
+        Err(LunError::read_only(self.name()))
+    }
+
+    fn reserve(&self) -> Result<(), LunError> {
+        self.base.reserve()
+    }
+
+    fn release(&self) -> Result<(), LunError> {
+        self.base.release()
+    }
+
+    fn persistent_reserve(&self, action: PersistentReserve) -> Result<(), LunError> {
+        self.base.persistent_reserve(action)
+    }
+
+    fn reservations(&self) -> Result<Reservations, LunError> {
+        self.base.reservations()
+    }
+
+    fn unmap(&self, _: DeviceOffset, _: u64) -> Result<(), LunError> {
+        Err(LunError::read_only(self.name()))
+    }
+
+    fn reset(&self) -> Result<(), LunError> {
+        self.base.reset()
+    }
+
+    fn attentions(&self) -> Vec<Attention> {
+        self.base.attentions()
     }
 
     fn counters(&self) -> &Counters {

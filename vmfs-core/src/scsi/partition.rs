@@ -4,10 +4,11 @@
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::sync::Arc;
 
-use super::array::LunIdentity;
+use super::array::{Attention, LunIdentity};
 use super::counters::Counters;
 use super::error::LunError;
-use super::lun::{Access, DeviceOffset, Lun, check_range};
+use super::lun::{Access, Capabilities, Comparison, DeviceOffset, Lun, check_range};
+use super::persistent::{PersistentReserve, Reservations};
 
 /// GPT partition type of VMFS.
 const VMFS_TYPE_GUID: &str = "AA31E02A-400F-11DB-9590-000C2911D1B8";
@@ -18,7 +19,7 @@ const READ_BUDGET: usize = 1 << 20;
 /// Entries that a partition table may have.
 const MAX_ENTRIES: u32 = 1024;
 
-/// A part of another LUN.
+/// A part of another LUN. Reservations are of the whole LUN.
 #[derive(Debug)]
 pub struct PartitionLun {
     parent: Arc<dyn Lun>,
@@ -86,6 +87,50 @@ impl Lun for PartitionLun {
 
     fn flush(&self) -> Result<(), LunError> {
         self.parent.flush()
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        self.parent.capabilities()
+    }
+
+    fn compare_and_write(
+        &self,
+        offset: DeviceOffset,
+        expected: &[u8],
+        new: &[u8],
+    ) -> Result<Comparison, LunError> {
+        check_range(self, offset, expected.len().max(new.len()))?;
+        let offset = offset + self.start;
+        self.parent.compare_and_write(offset, expected, new)
+    }
+
+    fn reserve(&self) -> Result<(), LunError> {
+        self.parent.reserve()
+    }
+
+    fn release(&self) -> Result<(), LunError> {
+        self.parent.release()
+    }
+
+    fn persistent_reserve(&self, action: PersistentReserve) -> Result<(), LunError> {
+        self.parent.persistent_reserve(action)
+    }
+
+    fn reservations(&self) -> Result<Reservations, LunError> {
+        self.parent.reservations()
+    }
+
+    fn unmap(&self, offset: DeviceOffset, length: u64) -> Result<(), LunError> {
+        check_range(self, offset, length as usize)?;
+        self.parent.unmap(offset + self.start, length)
+    }
+
+    fn reset(&self) -> Result<(), LunError> {
+        self.parent.reset()
+    }
+
+    fn attentions(&self) -> Vec<Attention> {
+        self.parent.attentions()
     }
 
     fn counters(&self) -> &Counters {

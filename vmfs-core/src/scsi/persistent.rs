@@ -18,6 +18,15 @@ impl serde::Serialize for Key {
     }
 }
 
+impl<'de> serde::Deserialize<'de> for Key {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        let digits = text.strip_prefix("0x").unwrap_or(&text);
+        let key = u64::from_str_radix(digits, 16).map_err(serde::de::Error::custom)?;
+        Ok(Self(key))
+    }
+}
+
 /// Who may do what while a persistent reservation is held.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "kebab-case")]

@@ -1,21 +1,22 @@
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use super::array::LunIdentity;
+use super::array::{Attention, LunIdentity};
 use super::counters::Counters;
 use super::error::LunError;
-use super::lun::{Access, DeviceOffset, Lun};
+use super::lun::{Access, Capabilities, Comparison, DeviceOffset, Lun};
+use super::persistent::{PersistentReserve, Reservations};
 
 /// A command that changed a LUN, or made changes durable. Offsets and lengths are bytes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Recorded {
-    /// Bytes were stored.
+    /// Bytes were stored, by WRITE or by a COMPARE AND WRITE that found what it expected.
     Write {
         /// Where.
         offset: u64,
         /// What.
         bytes: Box<[u8]>,
     },
-    /// Zeros were stored.
+    /// Zeros were stored, by WRITE SAME or by UNMAP, after which our LUNs read as zeros.
     WriteZeros {
         /// Where.
         offset: u64,
@@ -123,6 +124,61 @@ impl<L: Lun> Lun for RecorderLun<L> {
         Ok(())
     }
 
+    fn capabilities(&self) -> Capabilities {
+        self.base.capabilities()
+    }
+
+    fn compare_and_write(
+        &self,
+        offset: DeviceOffset,
+        expected: &[u8],
+        new: &[u8],
+    ) -> Result<Comparison, LunError> {
+        let mut record = self.record();
+        let comparison = self.base.compare_and_write(offset, expected, new)?;
+        if comparison == Comparison::Written {
+            record.push(Recorded::Write {
+                offset: offset.0,
+                bytes: new.into(),
+            });
+        }
+        Ok(comparison)
+    }
+
+    fn reserve(&self) -> Result<(), LunError> {
+        self.base.reserve()
+    }
+
+    fn release(&self) -> Result<(), LunError> {
+        self.base.release()
+    }
+
+    fn persistent_reserve(&self, action: PersistentReserve) -> Result<(), LunError> {
+        self.base.persistent_reserve(action)
+    }
+
+    fn reservations(&self) -> Result<Reservations, LunError> {
+        self.base.reservations()
+    }
+
+    fn unmap(&self, offset: DeviceOffset, length: u64) -> Result<(), LunError> {
+        let mut record = self.record();
+        self.base.unmap(offset, length)?;
+        record.push(Recorded::WriteZeros {
+            offset: offset.0,
+            length,
+        });
+        Ok(())
+    }
+
+    fn reset(&self) -> Result<(), LunError> {
+        self.base.reset()
+    }
+
+    fn attentions(&self) -> Vec<Attention> {
+        self.base.attentions()
+    }
+
     fn counters(&self) -> &Counters {
         self.base.counters()
     }
@@ -130,6 +186,8 @@ impl<L: Lun> Lun for RecorderLun<L> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::array::Personality;
+    use super::super::memory_array::MemoryArray;
     use super::super::memory_lun::MemoryLun;
     use super::*;
 
@@ -155,5 +213,28 @@ mod tests {
         };
         assert_eq!(lun.take(), [write, Recorded::Flush { covers: 1 }, zeros]);
         assert!(lun.is_empty());
+    }
+
+    #[test]
+    fn records_compare_and_write_only_if_it_wrote() {
+        let array = MemoryArray::new("array", 8192, Personality::Vaai);
+        let lun = RecorderLun::new(array.port("host"));
+        let (old, new) = ([0; 512], [1; 512]);
+        let offset = DeviceOffset(512);
+        assert!(lun.capabilities().compare_and_write);
+        let first = lun.compare_and_write(offset, &old, &new).expect("command");
+        assert_eq!(first, Comparison::Written);
+        let second = lun.compare_and_write(offset, &old, &new).expect("command");
+        assert_eq!(second, Comparison::Miscompare { at: 0 });
+        lun.unmap(offset, 512).expect("unmap");
+        let write = Recorded::Write {
+            offset: 512,
+            bytes: new.into(),
+        };
+        let zeros = Recorded::WriteZeros {
+            offset: 512,
+            length: 512,
+        };
+        assert_eq!(lun.take(), [write, zeros]);
     }
 }

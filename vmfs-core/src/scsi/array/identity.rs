@@ -1,10 +1,12 @@
-//! What an array knows of a LUN that isn't in its blocks: its identity. For an image file it is
-//! kept in a file beside it, so that a copy of the image is a replica and not the same LUN.
+//! The identity of a LUN. For an image file it is kept in a file beside it, so that a copy of the
+//! image is a replica and not the same LUN.
 
 use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+
+use crate::scsi::lun::Capabilities;
 
 /// Ending of the file beside an image.
 const SUFFIX: &str = ".array";
@@ -62,6 +64,19 @@ pub enum Personality {
     Legacy,
 }
 
+impl Personality {
+    /// The commands beyond reads and writes that such an array has.
+    pub(in crate::scsi) fn capabilities(self) -> Capabilities {
+        let vaai = self == Self::Vaai;
+        Capabilities {
+            compare_and_write: vaai,
+            reserve: true,
+            persistent_reserve: vaai,
+            unmap: vaai,
+        }
+    }
+}
+
 impl ArrayState {
     /// The file that holds the state of `image`'s array.
     pub fn path(image: &Path) -> PathBuf {
@@ -109,7 +124,7 @@ impl ArrayState {
 ///
 /// An image without a kept state is known by its place in the file system, so a copy of it is
 /// another LUN; a block device by what the system has from it.
-pub(super) fn identity_of(path: &Path, is_device: bool) -> Option<LunIdentity> {
+pub(in crate::scsi) fn identity_of(path: &Path, is_device: bool) -> Option<LunIdentity> {
     let metadata = fs::metadata(path).ok()?;
     if is_device {
         return device_identity(metadata.rdev());
