@@ -64,8 +64,10 @@ pub struct Options {
     pub dense_sub_blocks: bool,
     /// Whether the devices get a partition table.
     pub partition: PartitionTable,
-    /// File descriptors instead of the usual number (not on VMFS6).
+    /// File descriptors instead of the usual number; on VMFS6 whole groups of 2048.
     pub file_descriptors: Option<u64>,
+    /// Sub-blocks instead of the usual number; on VMFS6 whole groups of 2048.
+    pub sub_blocks: Option<u64>,
 }
 
 impl Options {
@@ -94,6 +96,7 @@ impl Options {
             dense_sub_blocks: family == Family::Vmfs5,
             partition: PartitionTable::None,
             file_descriptors: None,
+            sub_blocks: None,
         }
     }
 

@@ -136,7 +136,10 @@ fn vmfs6(
     };
     let small_blocks = volume >> 20;
     let large_blocks = small_blocks.div_ceil(SMALL_PER_LARGE);
-    let sub_blocks = if volume < 1792 << 20 { 8192 } else { 16384 };
+    let whole_groups = |count: u64| count.clamp(2048, 1 << 24) / 2048 * 2048;
+    let file_descriptors = options.file_descriptors.map_or(16384, whole_groups);
+    let usual = if volume < 1792 << 20 { 8192 } else { 16384 };
+    let sub_blocks = options.sub_blocks.map_or(usual, whole_groups);
     let journals = if options.local { 2 } else { 128 };
 
     let large_shape = shape(16, 8, 8192);
@@ -170,7 +173,7 @@ fn vmfs6(
             SystemFile::FileDescriptors,
             header(
                 shape(256, 8, 8192),
-                16384,
+                file_descriptors,
                 HEADER,
                 Some(Extra(4, 256, 1, 1)),
             ),
@@ -244,6 +247,7 @@ fn vmfs5(options: &Options, volume: u64) -> Vec<ResourceFileLayout> {
     } else {
         (shape(64, 8192), (volume / 32 / 8192).min(MAX_SUB_BLOCKS_5))
     };
+    let sub_blocks = options.sub_blocks.unwrap_or(sub_blocks);
     let sub_blocks = sub_blocks.min(fitting(sub_shape, most, HEADER));
 
     let pointer_shape = shape(16, 4096);
@@ -295,23 +299,6 @@ fn fitting(shape: Shape, bytes: u64, cluster_header: u64) -> u64 {
     room / group * per_group + rest
 }
 
-/// Bytes of the file that `header` begins, as ESXi counts them.
-pub(crate) fn file_length(family: Family, header: &ResourceHeader, cluster_header: u64) -> u64 {
-    let groups = u64::from(header.cluster_groups.get());
-    let group = u64::from(header.cluster_group_size.get());
-    let per_group = u64::from(header.clusters_per_group.get());
-    let start = u64::from(CLUSTER_GROUP_OFFSET);
-    let size = u64::from(header.resource_size.get());
-    let nested = header.child_meta_offset.get() != 0;
-    if (family == Family::Vmfs6 && !nested) || size == 0 || groups == 0 {
-        return start + groups * group;
-    }
-    // The last group ends with its last resource.
-    let in_group = per_group * u64::from(header.resources_per_cluster.get());
-    let rest = header.resources() - (groups - 1) * in_group;
-    start + (groups - 1) * group + per_group * cluster_header + rest * size
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -323,7 +310,7 @@ mod tests {
         resource_files(&options, volume, 0, 0)
             .iter()
             .map(|file| {
-                let length = file_length(family, &file.header, header_size);
+                let length = file.header.file_length(family, header_size);
                 (file.kind, file.header.resources(), length)
             })
             .collect()

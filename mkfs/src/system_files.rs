@@ -6,7 +6,7 @@ use vmfs_core::format::{
 };
 
 use super::options::Options;
-use super::resources::{ResourceFileLayout, SMALL_PER_LARGE, file_length};
+use super::resources::{ResourceFileLayout, SMALL_PER_LARGE};
 
 /// A system file, or the root directory, of a planned volume.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -100,11 +100,8 @@ pub(crate) fn place(
     let heartbeats_end = layout.heartbeats + layout.heartbeat_slots * layout.heartbeat_size;
     let resource_length = |file| {
         let layout_of = resources.iter().find(|resource| resource.file == file)?;
-        Some(file_length(
-            layout.family,
-            &layout_of.header,
-            layout.cluster_header_size(),
-        ))
+        let header_size = layout.cluster_header_size();
+        Some(layout_of.header.file_length(layout.family, header_size))
     };
     let mut files = Vec::new();
     let mut add = |fd, length, runs: Vec<(u64, u64)>| {

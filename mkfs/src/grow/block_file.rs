@@ -7,7 +7,7 @@ use vmfs_core::lvm::{Volume, VolumeOffset};
 use vmfs_core::resource::MetaError;
 use zerocopy::IntoBytes;
 
-use super::super::resources::{ResourceFileLayout, file_length};
+use super::super::resources::ResourceFileLayout;
 use super::{GrowError, Target, layout_of};
 use vmfs_core::format::FdImage;
 
@@ -56,9 +56,8 @@ impl<'a> BlockFile<'a> {
             .for_each_address(fs.store().reader(), file.sources(), &mut collect)?;
         Ok(Self {
             volume,
-            small: layout_of(ResourceKind::FileBlock, child, file.header().clone()),
-            large: large
-                .map(|large| layout_of(ResourceKind::LargeFileBlock, 0, large.header().clone())),
+            small: layout_of(ResourceKind::FileBlock, child, file.header()),
+            large: large.map(|large| layout_of(ResourceKind::LargeFileBlock, 0, large.header())),
             blocks,
             fd: FdImage::from_bytes(&layout, bytes),
             fd_offset,
@@ -68,7 +67,7 @@ impl<'a> BlockFile<'a> {
 
     /// Length of the file that begins with `outer`.
     pub(super) fn length(&self, outer: &ResourceHeader) -> u64 {
-        file_length(self.layout.family, outer, self.layout.cluster_header_size())
+        outer.file_length(self.layout.family, self.layout.cluster_header_size())
     }
 
     /// Where byte `offset` of the file lies.

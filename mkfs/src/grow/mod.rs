@@ -144,13 +144,7 @@ impl Target {
 /// `file` with another number of resources.
 fn with_resources(file: &ResourceFileLayout, resources: u64) -> ResourceFileLayout {
     let mut file = file.clone();
-    let header = &mut file.header;
-    header.resources_lo = (resources as u32).into();
-    header.resources_hi = ((resources >> 32) as u32).into();
-    let groups = header
-        .clusters()
-        .div_ceil(header.clusters_per_group.get().into());
-    header.cluster_groups = (groups as u32).into();
+    file.header = file.header.with_resources(resources);
     file
 }
 

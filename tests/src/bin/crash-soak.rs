@@ -39,7 +39,7 @@ struct Options {
     /// Only this format: vmfs5 or vmfs6.
     #[arg(long)]
     only: Option<String>,
-    /// Only this kind of use: mixed, tight, crowded or threads.
+    /// Only this kind of use: mixed, tight, crowded, threads or growing.
     #[arg(long)]
     kind: Option<String>,
     /// Threads.

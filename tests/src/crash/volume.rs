@@ -5,12 +5,13 @@ use std::time::Duration;
 
 use mkfs_vmfs::{Options, Plan, Target};
 use vmfs_core::cluster::{Clock, HostConfig};
-use vmfs_core::format::{Family, Uuid};
+use vmfs_core::format::{Family, FdAddr, Uuid};
 use vmfs_core::fs::{FileSystem, FsError};
 use vmfs_core::lvm::open_luns;
 use vmfs_core::scsi::{DeviceOffset, Lun};
 
 use super::image::ImageLun;
+use super::operations::CREATOR;
 use crate::random::Random;
 
 /// About the smallest device that both formats fit on.
@@ -127,6 +128,51 @@ pub fn fresh(family: Family) -> Arc<ImageLun> {
         return Arc::clone(image);
     }
     let image = make(Options::new(family, &[DEVICE]));
+    made.push((family, Arc::clone(&image)));
+    image
+}
+
+/// A volume with a few file descriptors and sub-blocks left, on a disk that was used before; the
+/// same image for all who ask.
+///
+/// # Panics
+/// When it can't be made.
+pub fn crammed(family: Family) -> Arc<ImageLun> {
+    static MADE: Mutex<Vec<(Family, Arc<ImageLun>)>> = Mutex::new(Vec::new());
+    /// Longer than what a descriptor has room for, not than a sub-block.
+    const LENGTH: usize = 4000;
+    let mut made = MADE.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some((_, image)) = made.iter().find(|(of, _)| *of == family) {
+        return Arc::clone(image);
+    }
+    let count = if family == Family::Vmfs6 { 2048 } else { 330 };
+    let mut options = Options::new(family, &[DEVICE]);
+    options.file_descriptors = Some(count);
+    // On VMFS5 a directory takes one, and so does each of the files.
+    options.sub_blocks = Some(if family == Family::Vmfs6 {
+        count
+    } else {
+        count - 10
+    });
+    let image = make(options);
+    let lun: Arc<dyn Lun> = image.clone();
+    let (fs, _) = mount(&lun).expect("mount");
+    for number in 0.. {
+        if fs.space().free_file_descriptors <= 5 {
+            break;
+        }
+        let name = format!("filler{number}");
+        if number < 8 {
+            // Two sub-blocks on VMFS6, so that both run out together.
+            let directory = fs.make_directory(FdAddr::ROOT, name.as_bytes(), CREATOR);
+            directory.expect("a descriptor");
+            continue;
+        }
+        let file = fs.create(FdAddr::ROOT, name.as_bytes(), CREATOR);
+        let fd = file.expect("a descriptor").fd();
+        fs.write(fd, 0, &[0xf1; LENGTH]).expect("a sub-block");
+    }
+    fs.close().expect("close");
     made.push((family, Arc::clone(&image)));
     image
 }

@@ -23,16 +23,25 @@ pub enum Variant {
     Crowded,
     /// Three at a time.
     Threads,
+    /// Some hundreds of names where a few file descriptors and sub-blocks are left: there must come
+    /// more.
+    Growing,
 }
 
 impl Variant {
     /// All of them.
-    pub const ALL: [Self; 4] = [Self::Mixed, Self::Tight, Self::Crowded, Self::Threads];
+    pub const ALL: [Self; 5] = [
+        Self::Mixed,
+        Self::Tight,
+        Self::Crowded,
+        Self::Threads,
+        Self::Growing,
+    ];
 
     fn crowd(self) -> usize {
         match self {
             Self::Mixed | Self::Tight => 30,
-            Self::Crowded => 250,
+            Self::Crowded | Self::Growing => 250,
             Self::Threads => 15,
         }
     }
@@ -84,7 +93,10 @@ impl Workload {
     /// # Errors
     /// When a call fails that shouldn't, or the volume isn't what the model says.
     pub fn perform(&self) -> Result<Performed, String> {
-        let image = volume::fresh(self.family);
+        let image = match self.variant {
+            Variant::Growing => volume::crammed(self.family),
+            _ => volume::fresh(self.family),
+        };
         let lun = Arc::new(ImageLun::branch(&image));
         let recorder = Arc::new(RecorderLun::new(lun));
         let stage = Stage::new(Arc::clone(&recorder));

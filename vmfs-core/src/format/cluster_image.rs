@@ -6,6 +6,7 @@ use super::address::{FdAddr, ResourceKind};
 use super::cluster::{ClusterMeta5, ClusterMeta6, RCMD_SIGNATURE};
 use super::disk_lock::{DiskLock, LockKind};
 use super::layout::{Family, Layout};
+use super::resource_header::ResourceHeader;
 
 /// Where affinity entries start in a small file block cluster's metadata block.
 const SMALL_BLOCK_AFFINITY: usize = 0x948;
@@ -27,6 +28,20 @@ pub struct ClusterShape {
     pub bits: u32,
     /// Resources in it.
     pub total: u32,
+}
+
+impl ClusterShape {
+    /// Cluster `cluster` of the resource file of `kind` that `header` begins.
+    pub fn of(header: &ResourceHeader, kind: ResourceKind, cluster: u64) -> Self {
+        let per_cluster = u64::from(header.resources_per_cluster.get());
+        let before = cluster.saturating_mul(per_cluster);
+        let left = header.resources().saturating_sub(before);
+        Self {
+            kind,
+            bits: header.bits_per_resource(),
+            total: left.min(per_cluster) as u32,
+        }
+    }
 }
 
 /// A resource cluster's header, in memory, its bitmap and counts kept in step.

@@ -137,6 +137,26 @@ impl FdImage {
         &mut self.bytes[self.data..end]
     }
 
+    /// Notes that the file has the small file block `block`, as ESXi does with files that have flags:
+    /// a bit for its cluster, in the room for resident data (VMFS6).
+    pub fn note_cluster(&mut self, layout: &Layout, block: u64) {
+        if layout.family != Family::Vmfs6 || self.meta().flags.get() == 0 {
+            return;
+        }
+        let cluster = block / layout.file_blocks_per_cluster;
+        let room = layout.fd_addresses - layout.fd_data;
+        self.metadata().last_sfb_cluster = (cluster as u32).into();
+        let map = self.data_mut(layout);
+        let byte = map[..room as usize].get_mut(cluster as usize / 8);
+        if let Some(byte) = byte
+            && *byte >> (cluster % 8) & 1 == 0
+        {
+            *byte |= 1 << (cluster % 8);
+            let meta = self.metadata();
+            meta.affinity_bitmap = (meta.affinity_bitmap.get() + 1).into();
+        }
+    }
+
     /// Puts `data` where resident data and RDM mappings lie; at most as much as fits.
     pub fn set_data(&mut self, data: &[u8]) {
         let at = self.data;

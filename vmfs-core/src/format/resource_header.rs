@@ -133,6 +133,36 @@ impl ResourceHeader {
         }
     }
 
+    /// The header with `resources` resources instead.
+    #[must_use]
+    pub fn with_resources(&self, resources: u64) -> Self {
+        let mut header = self.clone();
+        header.resources_lo = (resources as u32).into();
+        header.resources_hi = ((resources >> 32) as u32).into();
+        let per_group = u64::from(header.clusters_per_group.get()).max(1);
+        header.cluster_groups = (header.clusters().div_ceil(per_group) as u32).into();
+        header
+    }
+
+    /// Bytes of the file that the header begins, as ESXi counts them: whole groups on VMFS6 but for
+    /// `.fbb.sf`, up to the last resource elsewhere. `header_size` is
+    /// [`Layout::cluster_header_size`].
+    pub fn file_length(&self, family: Family, header_size: u64) -> u64 {
+        let groups = u64::from(self.cluster_groups.get());
+        let group = u64::from(self.cluster_group_size.get());
+        let per_group = u64::from(self.clusters_per_group.get());
+        let start = u64::from(self.cluster_group_offset.get());
+        let size = u64::from(self.resource_size.get());
+        let has_child = self.child_meta_offset.get() != 0;
+        if (family == Family::Vmfs6 && !has_child) || size == 0 || groups == 0 {
+            return start + groups * group;
+        }
+        // The last group ends with its last resource.
+        let in_group = per_group * u64::from(self.resources_per_cluster.get());
+        let rest = self.resources().saturating_sub((groups - 1) * in_group);
+        start + (groups - 1) * group + per_group * header_size + rest * size
+    }
+
     /// Whether the clusters lie inside the resources of a parent.
     pub fn is_nested(&self) -> bool {
         RfFlags(self.flags.get()).is_nested() && self.signature.get() == RFMD_SIGNATURE

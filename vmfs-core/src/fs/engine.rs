@@ -159,6 +159,9 @@ impl FileSystem {
             match work(&mut changes) {
                 Ok(done) => {
                     changes.publish()?;
+                    for fd in engine.allocator.take_grown() {
+                        self.store().drop_inode(fd);
+                    }
                     return Ok(done);
                 }
                 Err(error) if !last && needs_commit(&error) => {

@@ -170,7 +170,11 @@ impl FileSystem {
     pub fn forget(&self) {
         self.store.forget();
         if self.engine.is_none() {
-            look_through_journals(self.store.reader());
+            let reader = self.store.reader();
+            look_through_journals(reader);
+            if let Err(error) = self.store.resources().reload(reader) {
+                tracing::warn!(%error, "resource files stay as they were");
+            }
         }
         self.names.clear();
     }

@@ -45,6 +45,10 @@ pub struct Allocator {
     /// How many file blocks and file descriptors were given back more than taken since mounting.
     blocks: AtomicI64,
     descriptors: AtomicI64,
+    /// How many file descriptors `.fdc.sf` has more than when mounting.
+    descriptors_added: AtomicI64,
+    /// System files that have grown, for whoever keeps their descriptors in memory.
+    grown: Mutex<Vec<FdAddr>>,
     placement: Placement,
     large_per_cluster: u64,
 }
@@ -54,7 +58,7 @@ impl Allocator {
     pub fn new(resources: &Resources, start: u64) -> Self {
         let blocks = resources.file_blocks.as_ref().map(ResourceFile::header);
         let placement = Placement::new(
-            blocks.map_or(0, ResourceHeader::resources),
+            blocks.as_ref().map_or(0, ResourceHeader::resources),
             blocks.map_or(1, |header| header.resources_per_cluster.get().into()),
             start,
         );
@@ -70,6 +74,8 @@ impl Allocator {
             waiting: Mutex::new(VecDeque::new()),
             blocks: AtomicI64::new(0),
             descriptors: AtomicI64::new(0),
+            descriptors_added: AtomicI64::new(0),
+            grown: Mutex::new(Vec::new()),
         }
     }
 
@@ -90,6 +96,7 @@ impl Allocator {
         };
         Space {
             free_blocks: add(space.free_blocks, &self.blocks),
+            file_descriptors: add(space.file_descriptors, &self.descriptors_added),
             free_file_descriptors: add(space.free_file_descriptors, &self.descriptors),
             ..space
         }
@@ -104,7 +111,27 @@ impl Allocator {
         };
     }
 
-    fn pool(&self, kind: ResourceKind) -> Option<&Pool> {
+    /// The file of `kind`, whose descriptor is `fd`, has `more` resources, all of them free.
+    pub(super) fn count_grown(&self, kind: ResourceKind, fd: FdAddr, more: u64) {
+        if kind == ResourceKind::FileDescriptor {
+            self.descriptors.fetch_add(more.cast_signed(), Relaxed);
+            self.descriptors_added
+                .fetch_add(more.cast_signed(), Relaxed);
+        }
+        self.placement.forget(fd);
+        self.grown.lock().push(fd);
+    }
+
+    /// The system files that have grown since the last call.
+    pub fn take_grown(&self) -> Vec<FdAddr> {
+        let mut grown = self.grown.lock();
+        if grown.is_empty() {
+            return Vec::new();
+        }
+        std::mem::take(&mut *grown)
+    }
+
+    pub(super) fn pool(&self, kind: ResourceKind) -> Option<&Pool> {
         let found = self.pools.iter().find(|(of, _)| *of == kind);
         found.map(|(_, pool)| pool)
     }
@@ -155,10 +182,15 @@ impl Allocator {
         Err(self.none_left(kind))
     }
 
+    /// How many resources of `kind` were given back and wait for a commit.
+    pub(super) fn waiting(&self, kind: ResourceKind) -> usize {
+        let waiting = self.waiting.lock();
+        waiting.iter().filter(|(_, of, _)| *of == kind).count()
+    }
+
     /// What to say when nothing of `kind` can be taken.
     pub(super) fn none_left(&self, kind: ResourceKind) -> AllocError {
-        let waits = self.waiting.lock().iter().any(|(_, of, _)| *of == kind);
-        if waits {
+        if self.waiting(kind) > 0 {
             AllocError::NeedsCommit { kind }
         } else {
             AllocError::NoSpace { kind }

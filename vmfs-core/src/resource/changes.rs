@@ -9,6 +9,9 @@ use crate::format::{ClusterImage, Family, FdAddr, ResourceKind};
 use crate::journal::{JournalError, MetaReader, Publisher, Txn};
 use crate::lvm::VolumeOffset;
 
+/// With so many resources that wait for a commit a resource file doesn't grow.
+const WORTH_A_COMMIT: usize = 256;
+
 /// What resources are taken or given back for, and by whom.
 #[derive(Debug, Clone, Copy)]
 pub struct Actor {
@@ -31,6 +34,8 @@ struct Step {
 struct Steps {
     taken: Vec<Step>,
     given: Vec<Step>,
+    /// Resources that the cluster has from now on.
+    total: Option<u32>,
 }
 
 /// A transaction that also takes and gives back resources. Dropped without
@@ -95,8 +100,22 @@ impl<'a> Changes<'a> {
         near: u64,
         owner: FdAddr,
     ) -> Result<(Place, u32), AllocError> {
-        let reader = self.txn.reader();
-        let (place, generation) = self.allocator.take(reader, self.resources, kind, near)?;
+        let (place, generation) = loop {
+            let reader = self.txn.reader();
+            let (allocator, resources) = (self.allocator, self.resources);
+            let before = resources
+                .file(kind)
+                .map_or(0, |file| file.header().resources());
+            let none = match allocator.take(reader, resources, kind, near) {
+                Err(none @ (AllocError::NoSpace { .. } | AllocError::NeedsCommit { .. })) => none,
+                taken => break taken?,
+            };
+            if allocator.waiting(kind) >= WORTH_A_COMMIT
+                || !allocator.grow(reader, resources, self.actor, kind, before)?
+            {
+                return Err(none);
+            }
+        };
         let step = Step {
             resource: place.1,
             owner,
@@ -203,12 +222,22 @@ impl<'a> Changes<'a> {
         file.locate(reader, place.0, place.1)
     }
 
+    /// Gives a cluster that has fewer resources `total`; the new ones are free.
+    pub(super) fn fill_up(&mut self, kind: ResourceKind, cluster: u64, total: u32) {
+        self.clusters.entry((kind, cluster)).or_default().total = Some(total);
+    }
+
     /// Makes everything true at once, in memory; durable with the next commit.
-    pub fn publish(mut self) -> Result<(), MetaError> {
+    pub fn publish(self) -> Result<(), MetaError> {
+        self.publish_and(&mut || {})
+    }
+
+    /// [`Changes::publish`], and `then` before anyone can see it.
+    pub(super) fn publish_and(mut self, then: &mut dyn FnMut()) -> Result<(), MetaError> {
         let reader = self.txn.reader();
         let size = reader.layout().cluster_header_size();
         let clusters = std::mem::take(&mut self.clusters);
-        let published = self.publish_clusters(&clusters, size);
+        let published = self.publish_clusters(&clusters, size, then);
         if published.is_err() {
             self.clusters = clusters;
         }
@@ -219,6 +248,7 @@ impl<'a> Changes<'a> {
         &self,
         clusters: &BTreeMap<(ResourceKind, u64), Steps>,
         size: u64,
+        then: &mut dyn FnMut(),
     ) -> Result<(), MetaError> {
         let reader = self.txn.reader();
         let mut targets = Vec::with_capacity(clusters.len());
@@ -239,6 +269,7 @@ impl<'a> Changes<'a> {
             for &(file, number, place, steps) in &targets {
                 self.edit_cluster(publisher, (file, number), place, size as usize, steps);
             }
+            then();
         })?;
         for (file, number, _, steps) in targets {
             self.count(file, number, steps, sequence);
@@ -258,6 +289,9 @@ impl<'a> Changes<'a> {
         let kind = file.kind();
         publisher.edit(place, size, |bytes| {
             let mut image = ClusterImage::from_bytes(layout, file.shape(number), bytes.to_vec());
+            if let Some(total) = steps.total {
+                image.grow_to(total);
+            }
             let mut shares: BTreeMap<FdAddr, (u32, u32)> = BTreeMap::new();
             for step in &steps.given {
                 image.give_back(step.resource);

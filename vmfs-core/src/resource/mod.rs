@@ -10,6 +10,7 @@ mod block_map;
 mod blocks;
 mod changes;
 mod error;
+mod grow;
 mod placement;
 mod pool;
 mod resource_file;

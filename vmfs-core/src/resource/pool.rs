@@ -1,4 +1,6 @@
-use parking_lot::Mutex;
+use std::sync::Arc;
+
+use parking_lot::{Mutex, RwLock};
 
 use super::bits::Bits;
 use super::error::MetaError;
@@ -21,10 +23,16 @@ pub(super) struct Cluster {
     pub(super) is_whole: bool,
 }
 
+type Slot = Mutex<Option<Box<Cluster>>>;
+
 /// The clusters of one kind of resource, read when they are first wanted.
 #[derive(Debug)]
 pub(super) struct Pool {
-    clusters: Vec<Mutex<Option<Box<Cluster>>>>,
+    clusters: Vec<Slot>,
+    /// Those that came when the resource file grew.
+    added: RwLock<Vec<Arc<Slot>>>,
+    /// Held while the resource file grows.
+    pub(super) growing: Mutex<()>,
 }
 
 impl Pool {
@@ -32,11 +40,28 @@ impl Pool {
         let count = file.header().clusters() as usize;
         Self {
             clusters: (0..count).map(|_| Mutex::new(None)).collect(),
+            added: RwLock::new(Vec::new()),
+            growing: Mutex::new(()),
         }
     }
 
     pub(super) fn len(&self) -> u64 {
-        self.clusters.len() as u64
+        self.clusters.len() as u64 + self.added.read().len() as u64
+    }
+
+    /// There are `clusters` now.
+    pub(super) fn grow_to(&self, clusters: u64) {
+        let count = (clusters as usize).saturating_sub(self.clusters.len());
+        self.added.write().resize_with(count, Arc::default);
+    }
+
+    fn with_slot<T>(&self, number: u64, work: impl FnOnce(&Slot) -> T) -> Option<T> {
+        let number = number as usize;
+        if let Some(slot) = self.clusters.get(number) {
+            return Some(work(slot));
+        }
+        let added = self.added.read().get(number - self.clusters.len()).cloned();
+        added.map(|slot| work(&slot))
     }
 
     /// Calls `work` with what is known of a cluster; `None` when there is no such cluster.
@@ -48,23 +73,23 @@ impl Pool {
         number: u64,
         work: impl FnOnce(&mut Cluster) -> T,
     ) -> Result<Option<T>, MetaError> {
-        let Some(slot) = self.clusters.get(number as usize) else {
-            return Ok(None);
-        };
-        let mut slot = slot.lock();
-        if slot.is_none() {
-            *slot = Some(Box::new(load(reader, resources, file, number)?));
-        }
-        Ok(slot.as_mut().map(|cluster| work(cluster)))
+        let done = self.with_slot(number, |slot| {
+            let mut slot = slot.lock();
+            if slot.is_none() {
+                *slot = Some(Box::new(load(reader, resources, file, number)?));
+            }
+            Ok(slot.as_mut().map(|cluster| work(cluster)))
+        });
+        done.unwrap_or(Ok(None))
     }
 
     /// Calls `work` with a cluster that was looked at before.
     pub(super) fn with_known(&self, number: u64, work: impl FnOnce(&mut Cluster)) {
-        if let Some(slot) = self.clusters.get(number as usize)
-            && let Some(cluster) = slot.lock().as_mut()
-        {
-            work(cluster);
-        }
+        self.with_slot(number, |slot| {
+            if let Some(cluster) = slot.lock().as_mut() {
+                work(cluster);
+            }
+        });
     }
 }
 

@@ -1,7 +1,13 @@
+use std::sync::Arc;
+
+use parking_lot::RwLock;
+
 use super::block_map::{BlockMap, Place};
 use super::error::MetaError;
 use super::system::PointerSources;
-use crate::format::{At, ClusterHeader, ClusterShape, Damage, ResourceHeader, ResourceKind};
+use crate::format::{
+    At, ClusterHeader, ClusterShape, Damage, FdAddr, FileMetadata, ResourceHeader, ResourceKind,
+};
 use crate::journal::MetaReader;
 use crate::lvm::VolumeOffset;
 
@@ -9,20 +15,27 @@ use crate::lvm::VolumeOffset;
 #[derive(Debug)]
 pub struct ResourceFile {
     kind: ResourceKind,
-    header: ResourceHeader,
+    fd: FdAddr,
     header_place: VolumeOffset,
-    map: BlockMap,
     /// What the file's own map may go through; only files that were opened before it, so that
     /// no map can lead back to itself.
     sources: PointerSources,
+    state: RwLock<Arc<State>>,
+}
+
+/// What changes when the file grows.
+#[derive(Debug)]
+pub(super) struct State {
+    pub(super) header: ResourceHeader,
+    pub(super) map: Arc<BlockMap>,
 }
 
 impl ResourceFile {
-    /// Reads the header at `header_offset` of the file that `map` describes.
+    /// Reads the header at `header_offset` of the file `fd` that `map` describes.
     pub fn open(
         reader: &MetaReader,
         kind: ResourceKind,
-        map: BlockMap,
+        (fd, map): (FdAddr, BlockMap),
         sources: PointerSources,
         header_offset: u64,
     ) -> Result<Self, MetaError> {
@@ -30,12 +43,13 @@ impl ResourceFile {
         let place = place_of(reader, &map, &sources, header_offset, bytes.len() as u64)?;
         reader.read(place, &mut bytes)?;
         let header = ResourceHeader::parse(&bytes, reader.layout(), At::Volume(place.0))?;
+        let map = Arc::new(map);
         Ok(Self {
             kind,
-            header,
+            fd,
             header_place: place,
-            map,
             sources,
+            state: RwLock::new(Arc::new(State { header, map })),
         })
     }
 
@@ -45,8 +59,36 @@ impl ResourceFile {
     }
 
     /// The file's header.
-    pub fn header(&self) -> &ResourceHeader {
-        &self.header
+    pub fn header(&self) -> ResourceHeader {
+        self.state.read().header.clone()
+    }
+
+    fn state(&self) -> Arc<State> {
+        Arc::clone(&self.state.read())
+    }
+
+    /// The file has grown.
+    pub(super) fn replace(&self, state: State) {
+        *self.state.write() = Arc::new(state);
+    }
+
+    /// Reads the file's descriptor and header again: another host may have made it longer.
+    pub(super) fn reload(&self, reader: &MetaReader) -> Result<(), MetaError> {
+        let layout = reader.layout();
+        let fd_offset = self.map().fd_offset();
+        let bytes = super::read_fd(reader, fd_offset)?;
+        let meta = FileMetadata::parse(&bytes, self.fd, layout, At::Volume(fd_offset.0))?;
+        let map = Arc::new(BlockMap::new(meta, &bytes, fd_offset, layout));
+        let mut bytes = [0; size_of::<ResourceHeader>()];
+        reader.read(self.header_place, &mut bytes)?;
+        let header = ResourceHeader::parse(&bytes, layout, At::Volume(self.header_place.0))?;
+        self.replace(State { header, map });
+        Ok(())
+    }
+
+    /// The file's descriptor.
+    pub fn fd(&self) -> FdAddr {
+        self.fd
     }
 
     /// Where the header lies.
@@ -55,8 +97,8 @@ impl ResourceFile {
     }
 
     /// The file's block map.
-    pub fn map(&self) -> &BlockMap {
-        &self.map
+    pub fn map(&self) -> Arc<BlockMap> {
+        Arc::clone(&self.state.read().map)
     }
 
     /// What the file's block map goes through.
@@ -75,21 +117,23 @@ impl ResourceFile {
         resource: u32,
     ) -> Result<VolumeOffset, MetaError> {
         let header_size = reader.layout().cluster_header_size();
-        let Some(offset) = self.header.resource_offset(cluster, resource, header_size) else {
+        let state = self.state();
+        let header = &state.header;
+        let Some(offset) = header.resource_offset(cluster, resource, header_size) else {
             return Err(self
                 .damage(
                     "address",
                     format!("cluster {cluster}, resource {resource}"),
                     format!(
                         "one of {} resources in clusters of {}",
-                        self.header.resources(),
-                        self.header.resources_per_cluster
+                        header.resources(),
+                        header.resources_per_cluster
                     ),
                 )
                 .into());
         };
-        let size = self.header.resource_size.get().into();
-        place_of(reader, &self.map, &self.sources, offset, size)
+        let size = header.resource_size.get().into();
+        place_of(reader, &state.map, &self.sources, offset, size)
     }
 
     /// Reads and checks the header of a cluster; the volume offset says where it lies.
@@ -98,10 +142,25 @@ impl ResourceFile {
         reader: &MetaReader,
         cluster: u64,
     ) -> Result<(ClusterHeader, VolumeOffset), MetaError> {
+        loop {
+            let state = self.state();
+            let read = self.cluster_of(&state, reader, cluster);
+            // The file may have grown in between.
+            if read.is_ok() || Arc::ptr_eq(&state, &self.state()) {
+                return read;
+            }
+        }
+    }
+
+    fn cluster_of(
+        &self,
+        state: &State,
+        reader: &MetaReader,
+        cluster: u64,
+    ) -> Result<(ClusterHeader, VolumeOffset), MetaError> {
         let layout = reader.layout();
-        let size = layout.cluster_header_size();
-        let place = self.cluster_place(reader, cluster)?;
-        let mut bytes = vec![0; size as usize];
+        let place = self.cluster_place_of(state, reader, cluster)?;
+        let mut bytes = vec![0; layout.cluster_header_size() as usize];
         if reader.is_layered() {
             reader.read(place, &mut bytes)?;
         } else {
@@ -109,7 +168,7 @@ impl ResourceFile {
             reader.volume().read(place, &mut bytes)?;
         }
         let at = At::Volume(place.0);
-        let header = ClusterHeader::parse(&bytes, cluster, &self.header, layout, at)?;
+        let header = ClusterHeader::parse(&bytes, cluster, &state.header, layout, at)?;
         Ok((header, place))
     }
 
@@ -119,25 +178,28 @@ impl ResourceFile {
         reader: &MetaReader,
         cluster: u64,
     ) -> Result<VolumeOffset, MetaError> {
-        if cluster >= self.header.clusters() {
-            let expected = format!("less than {}", self.header.clusters());
+        self.cluster_place_of(&self.state(), reader, cluster)
+    }
+
+    fn cluster_place_of(
+        &self,
+        state: &State,
+        reader: &MetaReader,
+        cluster: u64,
+    ) -> Result<VolumeOffset, MetaError> {
+        let clusters = state.header.clusters();
+        if cluster >= clusters {
+            let expected = format!("less than {clusters}");
             return Err(self.damage("cluster", cluster.to_string(), expected).into());
         }
         let size = reader.layout().cluster_header_size();
-        let offset = self.header.cluster_header_offset(cluster, size);
-        place_of(reader, &self.map, &self.sources, offset, size)
+        let offset = state.header.cluster_header_offset(cluster, size);
+        place_of(reader, &state.map, &self.sources, offset, size)
     }
 
     /// What cluster `cluster` holds.
     pub fn shape(&self, cluster: u64) -> ClusterShape {
-        let per_cluster = u64::from(self.header.resources_per_cluster.get());
-        let before = cluster.saturating_mul(per_cluster);
-        let left = self.header.resources().saturating_sub(before);
-        ClusterShape {
-            kind: self.kind,
-            bits: self.header.bits_per_resource(),
-            total: left.min(per_cluster) as u32,
-        }
+        ClusterShape::of(&self.state.read().header, self.kind, cluster)
     }
 
     fn damage(&self, field: &'static str, found: String, expected: String) -> Damage {
@@ -152,7 +214,7 @@ impl ResourceFile {
         };
         Damage::new(
             name,
-            At::Volume(self.map.fd_offset().0),
+            At::Volume(self.map().fd_offset().0),
             field,
             found,
             expected,

@@ -105,6 +105,25 @@ impl Resources {
         })
     }
 
+    /// Reads again how large the resource files are that a host makes larger when it needs to: for
+    /// readers of a volume that another host has mounted.
+    ///
+    /// # Errors
+    /// The first that can't be read; it stays as it was.
+    pub fn reload(&self, reader: &MetaReader) -> Result<(), MetaError> {
+        // Each goes through those before it only.
+        let sources = &self.sources;
+        let shared = [
+            &sources.pointer_blocks2,
+            &sources.pointer_blocks,
+            &sources.sub_blocks,
+        ];
+        for file in shared.into_iter().flatten() {
+            file.reload(reader)?;
+        }
+        self.file_descriptors.reload(reader)
+    }
+
     /// Every resource file that is open.
     pub fn iter(&self) -> impl Iterator<Item = &ResourceFile> {
         let shared = [
@@ -169,7 +188,7 @@ fn open_resource_file(
     let bytes = read_fd(reader, offset)?;
     let meta = FileMetadata::parse(&bytes, fd, layout, At::Volume(offset.0))?;
     let map = BlockMap::new(meta, &bytes, offset, layout);
-    ResourceFile::open(reader, kind, map, sources.clone(), header_offset)
+    ResourceFile::open(reader, kind, (fd, map), sources.clone(), header_offset)
 }
 
 /// VMFS6 addresses of small file blocks are decoded with a cluster size that follows from the

@@ -13,6 +13,8 @@ pub struct FileEdit<'c, 'a> {
     pub(super) fd: FdAddr,
     pub(super) place: VolumeOffset,
     pub(super) image: FdImage,
+    /// Sub-blocks taken for what may be written: where they lie and their addresses.
+    pub(super) spare: Vec<(VolumeOffset, u64)>,
 }
 
 /// What a new file starts with.
@@ -50,6 +52,7 @@ impl<'c, 'a> FileEdit<'c, 'a> {
             fd,
             place,
             image,
+            spare: Vec::new(),
         })
     }
 
@@ -80,6 +83,7 @@ impl<'c, 'a> FileEdit<'c, 'a> {
             fd,
             place,
             image,
+            spare: Vec::new(),
         };
         edit.make_empty();
         Ok(edit)
@@ -113,7 +117,8 @@ impl<'c, 'a> FileEdit<'c, 'a> {
     }
 
     /// Makes the descriptor part of the transaction.
-    pub fn save(self) -> Result<(), FileError> {
+    pub fn save(mut self) -> Result<(), FileError> {
+        self.give_spare();
         Ok(self.changes.txn.write(self.place, self.image.bytes())?)
     }
 

@@ -5,12 +5,18 @@ use super::descriptor::FileEdit;
 use super::map::Slot;
 use crate::file::error::FileError;
 use crate::format::{BlockAddr, Family, FileKind, ResourceKind, ZeroLevel};
-use crate::resource::Wanted;
+use crate::resource::{AllocError, Wanted};
 
 /// Flags that ESXi gives regular files with file blocks on VMFS6.
 const LARGE_FILE_FLAGS: u32 = 9;
 /// Bytes copied at a time when content moves.
 const COPY: u64 = 1 << 20;
+
+/// Whether something failed because there is no sub-block left, nor room for more.
+fn is_used_up<T>(result: &Result<T, FileError>) -> bool {
+    let kind = ResourceKind::SubBlock;
+    matches!(result, Err(FileError::Alloc(AllocError::NoSpace { kind: of })) if *of == kind)
+}
 
 impl FileEdit<'_, '_> {
     /// The longest that the file can get with the map that it has.
@@ -41,12 +47,16 @@ impl FileEdit<'_, '_> {
         while length > self.capacity() {
             match self.meta().zero_level() {
                 ZeroLevel::None => self.make_empty(),
-                ZeroLevel::Resident if length <= self.layout().sub_block_size() => {
-                    self.move_content(ZeroLevel::SubBlock)?;
-                }
                 // A directory is never small for long.
-                ZeroLevel::Resident if self.is_metadata() => {
-                    self.move_content(ZeroLevel::SubBlock)?;
+                ZeroLevel::Resident
+                    if self.is_metadata() || length <= self.layout().sub_block_size() =>
+                {
+                    let moved = self.move_content(ZeroLevel::SubBlock);
+                    if is_used_up(&moved) {
+                        self.move_content(ZeroLevel::FileBlock)?;
+                    } else {
+                        moved?;
+                    }
                 }
                 ZeroLevel::Resident | ZeroLevel::SubBlock => {
                     self.move_content(ZeroLevel::FileBlock)?;
@@ -59,7 +69,40 @@ impl FileEdit<'_, '_> {
                 }
             }
         }
+        self.keep_sub_blocks(length)
+    }
+
+    /// Takes the sub-blocks that `length` bytes may need beforehand: if none is left, file blocks
+    /// must do.
+    fn keep_sub_blocks(&mut self, length: u64) -> Result<(), FileError> {
+        if self.meta().zero_level() != ZeroLevel::SubBlock {
+            return Ok(());
+        }
+        let needed = length.div_ceil(1 << self.block_shift());
+        while self.meta().blocks.get() + (self.spare.len() as u64) < needed {
+            let taken = self.take_resource(ResourceKind::SubBlock);
+            if is_used_up(&taken) {
+                self.give_spare();
+                return self.move_content(ZeroLevel::FileBlock);
+            }
+            self.spare.push(taken?);
+        }
         Ok(())
+    }
+
+    /// Gives back the sub-blocks that weren't needed.
+    pub(super) fn give_spare(&mut self) {
+        for (_, raw) in std::mem::take(&mut self.spare) {
+            if let BlockAddr::Resource {
+                kind,
+                cluster,
+                resource,
+                ..
+            } = BlockAddr::decode(raw, self.layout())
+            {
+                self.changes.give(kind, (cluster, resource), self.fd);
+            }
+        }
     }
 
     /// Gives the file a map of file blocks at least, for blocks that are allocated ahead.
@@ -246,27 +289,11 @@ impl FileEdit<'_, '_> {
         Ok(())
     }
 
-    /// Notes on VMFS6 that the file has blocks in the cluster of the small file block `raw`, as
-    /// ESXi does in the room for resident data.
+    /// Notes on VMFS6 that the file has blocks in the cluster of the small file block `raw`.
     pub(super) fn note_cluster(&mut self, raw: u64) {
         let layout = self.layout();
-        let BlockAddr::FileBlock { block, .. } = BlockAddr::decode(raw, layout) else {
-            return;
-        };
-        if layout.family != Family::Vmfs6 || self.meta().flags.get() == 0 {
-            return;
-        }
-        let cluster = block / layout.file_blocks_per_cluster;
-        let room = layout.fd_addresses - layout.fd_data;
-        self.meta_mut().last_sfb_cluster = (cluster as u32).into();
-        let map = self.image.data_mut(layout);
-        let byte = map[..room as usize].get_mut(cluster as usize / 8);
-        if let Some(byte) = byte
-            && *byte >> (cluster % 8) & 1 == 0
-        {
-            *byte |= 1 << (cluster % 8);
-            let meta = self.meta_mut();
-            meta.affinity_bitmap = (meta.affinity_bitmap.get() + 1).into();
+        if let BlockAddr::FileBlock { block, .. } = BlockAddr::decode(raw, layout) {
+            self.image.note_cluster(layout, block);
         }
     }
 

@@ -214,7 +214,10 @@ impl FileEdit<'_, '_> {
     ) -> Result<Vec<(u64, VolumeOffset)>, FileError> {
         let layout = self.layout();
         if self.meta().zero_level() == ZeroLevel::SubBlock {
-            let (place, raw) = self.take_resource(ResourceKind::SubBlock)?;
+            let (place, raw) = match self.spare.pop() {
+                Some(kept) => kept,
+                None => self.take_resource(ResourceKind::SubBlock)?,
+            };
             if self.is_metadata() {
                 let size = layout.sub_block_size();
                 self.changes.txn.zero_fresh(place, size)?;
