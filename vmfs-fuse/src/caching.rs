@@ -14,6 +14,8 @@ use crate::options::Options;
 
 /// How long the kernel may keep what it knows of a volume that nobody writes to.
 const QUIET: Duration = Duration::from_secs(24 * 60 * 60);
+/// The same of a volume that only this host writes to.
+const MEMBER: Duration = Duration::from_secs(3);
 /// The same if a host may be writing.
 const SHARED: Duration = Duration::from_secs(1);
 /// Time between two looks at the heartbeats. A host renews its own every three seconds, so one
@@ -32,20 +34,30 @@ pub(crate) struct Caching {
     /// Nobody had the volume mounted at first: opens need no request.
     free_opens: bool,
     shared: Arc<AtomicBool>,
+    /// The file system, if it is open for writing.
+    member: Option<Arc<FileSystem>>,
+}
+
+/// How long the kernel may keep anything of a volume that `options` have mounted for writing.
+/// Another host that wants to come waits for as long.
+pub(crate) fn longest_kept(options: &Options) -> Duration {
+    let asked = options.attr_timeout.max(options.entry_timeout);
+    asked.map_or(MEMBER, |asked| asked.max(MEMBER))
 }
 
 /// What a heartbeat slot showed: the host, and what it changes when it renews.
 type Seen = HashMap<u64, (Host, u64, u64)>;
 
 impl Caching {
-    /// For a host that writes to the volume, which no other one does meanwhile: what changes,
-    /// changes through the kernel.
-    pub(crate) fn alone(options: &Options) -> Self {
+    /// For a host that writes to the volume: what changes, changes through the kernel, but for
+    /// what other hosts change, who tell before they begin.
+    pub(crate) fn writing(fs: &Arc<FileSystem>, options: &Options) -> Self {
         Self {
             attributes: options.attr_timeout,
             names: options.entry_timeout,
             free_opens: false,
             shared: Arc::default(),
+            member: Some(Arc::clone(fs)),
         }
     }
 
@@ -67,12 +79,21 @@ impl Caching {
             names: options.entry_timeout,
             free_opens: alone,
             shared,
+            member: None,
         }
     }
 
     /// For attributes.
     pub(crate) fn attributes(&self) -> Duration {
-        self.attributes.unwrap_or_else(|| self.default())
+        self.limited(self.attributes)
+    }
+
+    /// As long as the options say, but not at all while other hosts write.
+    fn limited(&self, asked: Option<Duration>) -> Duration {
+        match &self.member {
+            Some(fs) if fs.is_shared() => Duration::ZERO,
+            _ => asked.unwrap_or_else(|| self.default()),
+        }
     }
 
     /// For attributes of a file that is open for writing.
@@ -82,7 +103,7 @@ impl Caching {
 
     /// For names, those that aren't there included.
     pub(crate) fn names(&self) -> Duration {
-        self.names.unwrap_or_else(|| self.default())
+        self.limited(self.names)
     }
 
     /// Whether the kernel needn't ask at opens, and keeps contents from one to the next.
@@ -92,11 +113,20 @@ impl Caching {
 
     /// Whether another host may be writing.
     pub(crate) fn is_shared(&self) -> bool {
-        self.shared.load(Relaxed)
+        match &self.member {
+            Some(fs) => fs.is_shared(),
+            None => self.shared.load(Relaxed),
+        }
     }
 
     fn default(&self) -> Duration {
-        if self.is_shared() { SHARED } else { QUIET }
+        if self.member.is_some() {
+            MEMBER
+        } else if self.is_shared() {
+            SHARED
+        } else {
+            QUIET
+        }
     }
 }
 

@@ -1,6 +1,7 @@
-//! One read-write mount of a volume on this machine at a time.
+//! What programs of one machine do to each other that write to a volume.
 //!
-//! The heartbeat on the volume tells hosts apart, but it takes a lease to find out that a host is
+//! Where the LUN has commands for locks they are hosts like any others. Where it hasn't there may
+//! be one: the heartbeat on the volume would tell, but it takes a lease to find out that a host is
 //! dead. Programs of one machine have something quicker, which ends with the program whatever
 //! ends it: the lock of an image file, and the exclusive opening of a block device, which also
 //! keeps mkfs and others away from it.
@@ -29,17 +30,17 @@ pub(crate) struct Claim {
 }
 
 impl Claim {
-    /// Claims `devices`. While they are claimed by a program whose mount is gone already, waits
-    /// for its end.
+    /// Claims `devices`, with others that do so if they are `shared`. While they are claimed by a
+    /// program whose mount is gone already, waits for its end.
     ///
     /// # Errors
     /// When another program has one of them.
-    pub(crate) fn take(devices: &[PathBuf]) -> anyhow::Result<Self> {
+    pub(crate) fn take(devices: &[PathBuf], shared: bool) -> anyhow::Result<Self> {
         let start = Instant::now();
         let mut files = Vec::with_capacity(devices.len());
         for device in devices {
             loop {
-                if let Some(file) = claim(device)? {
+                if let Some(file) = claim(device, shared)? {
                     files.push(file);
                     break;
                 }
@@ -64,7 +65,7 @@ impl Claim {
 }
 
 /// Claims one device; `None` while another program has it.
-fn claim(device: &Path) -> anyhow::Result<Option<File>> {
+fn claim(device: &Path, shared: bool) -> anyhow::Result<Option<File>> {
     let shown = || format!("can't open {}", device.display());
     let mut options = File::options();
     options.read(true);
@@ -77,7 +78,12 @@ fn claim(device: &Path) -> anyhow::Result<Option<File>> {
         };
     }
     let file = options.open(device).with_context(shown)?;
-    match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+    let how = if shared {
+        FlockOperation::NonBlockingLockShared
+    } else {
+        FlockOperation::NonBlockingLockExclusive
+    };
+    match rustix::fs::flock(&file, how) {
         Ok(()) => Ok(Some(file)),
         Err(Errno::WOULDBLOCK) => Ok(None),
         // Not every file system that holds an image can lock; what the volume itself says of its
@@ -109,10 +115,12 @@ mod tests {
     #[test]
     fn a_file_is_claimed_once_until_it_is_given_back() {
         let file = tempfile::NamedTempFile::new().expect("file");
-        let first = claim(file.path()).expect("first");
+        let claim = |shared| claim(file.path(), shared).expect("claim");
+        let first = claim(false);
         assert!(first.is_some());
-        assert!(claim(file.path()).expect("second").is_none());
+        assert!(claim(false).is_none() && claim(true).is_none());
         drop(first);
-        assert!(claim(file.path()).expect("third").is_some());
+        let first = claim(true);
+        assert!(first.is_some() && claim(true).is_some() && claim(false).is_none());
     }
 }

@@ -24,6 +24,7 @@ pub(crate) fn config(options: &HostOptions) -> anyhow::Result<HostConfig> {
     if let Some(commit) = options.commit {
         host.commit = commit;
     }
+    host.lock = options.lock;
     if host.lease < 2 * host.heartbeat {
         bail!(
             "a lease of {:?} with a heartbeat every {:?}: one late heartbeat and other hosts would take this one for dead; the lease must be at least twice as long",

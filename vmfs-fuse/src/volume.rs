@@ -9,6 +9,7 @@ use vmfs_core::fs::{FileSystem, FsError};
 use vmfs_core::lvm::{self, LvmError, Volume};
 use vmfs_core::scsi::{Access, LunError};
 
+use crate::caching::longest_kept;
 use crate::claim::Claim;
 use crate::host;
 use crate::options::{Options, Writing};
@@ -44,8 +45,13 @@ pub(crate) fn open(devices: &[PathBuf], options: &Options) -> anyhow::Result<Ope
         }
         opened => opened.map_err(whole_message)?,
     };
-    let claim = Claim::take(devices)?;
-    let host = host::config(&options.host)?;
+    let shared = volume.luns().iter().all(|lun| {
+        let can = lun.capabilities();
+        can.compare_and_write || can.reserve
+    });
+    let claim = Claim::take(devices, shared)?;
+    let mut host = host::config(&options.host)?;
+    host.kept = longest_kept(options);
     let opened = FileSystem::open_for_writing(volume, host);
     let fs = opened.map_err(|error| match error {
         FsError::NotWritable(ref reason)

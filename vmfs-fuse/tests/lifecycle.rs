@@ -208,7 +208,6 @@ fn failures_say_what_is_wrong() {
         (&[&image], on, "ro,fish", "'fish'"),
         (&[&image], on, "ro,threads=x", "'x'"),
         (&[&image], on, "remount,ro", "can't be remounted"),
-        (&[&image], on, "ro,lock=ats", "isn't built yet"),
     ] {
         refused(VMFS_FUSE, devices, on, &["-o", options], 1, part);
         refused(VMFS_FUSE, devices, on, &["-f", "-o", options], 1, part);

@@ -1,12 +1,15 @@
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use zerocopy::{FromZeros, IntoBytes};
+use zerocopy::{FromBytes, FromZeros, IntoBytes};
 
-use super::host::HostConfig;
-use crate::format::{Heartbeat, HeartbeatState, Layout, Uuid, view};
+use super::host::{HostConfig, LockMethod};
+use super::sector;
+use crate::format::{Heartbeat, HeartbeatState, HostNote, Layout, Uuid, view};
 use crate::lvm::{LvmError, Volume, VolumeOffset};
+use crate::scsi::{Clock, Key, LunError, PersistentReserve, ReservationType};
 
 /// State word of a slot that a host has.
 const IN_USE: u32 = 0xabcd_ef02;
@@ -14,12 +17,23 @@ const IN_USE: u32 = 0xabcd_ef02;
 const FREE: u32 = 0xabcd_ef01;
 /// How the host locks, as real hosts write it.
 const LOCK_IMPLEMENTATION: u8 = 3;
+/// The reservation that keeps out hosts that were fenced.
+pub(super) const FENCE: ReservationType = ReservationType::WriteExclusiveAllRegistrants;
 
-/// A host's hold on its heartbeat slot.
+/// A host's hold on its heartbeat slot, and with it the right to write.
 #[derive(Debug)]
 pub struct Membership {
+    /// Commands that go past the check for this right.
+    volume: Arc<Volume>,
+    method: LockMethod,
+    clock: Arc<dyn Clock>,
+    lease: Duration,
     number: u64,
-    slot: Mutex<Heartbeat>,
+    offset: VolumeOffset,
+    host: Uuid,
+    generation: u64,
+    /// What the host has written last.
+    own: Mutex<Vec<u8>>,
     /// The host's uptime at the last renewal, in milliseconds.
     renewed: AtomicU64,
     lost: AtomicBool,
@@ -65,54 +79,81 @@ pub fn free_slot(volume: &Volume, layout: &Layout) -> Result<Option<FreeSlot>, L
     Ok(None)
 }
 
-/// Makes the slot at `offset`, of a host that is gone, free.
-pub fn clear_slot(volume: &Volume, offset: VolumeOffset) -> Result<(), LvmError> {
-    let mut sector = [0; 512];
-    volume.read(offset, &mut sector)?;
-    let generation = view::<Heartbeat>(&sector, "heartbeat", crate::format::At::Volume(offset.0))?
-        .generation
-        .get();
+/// What a slot of this generation looks like when nobody has it any more.
+pub(super) fn free_image(offset: VolumeOffset, generation: u64, length: usize) -> Vec<u8> {
     let mut slot = Heartbeat::new_zeroed();
     slot.state = FREE.into();
     slot.address = offset.0.into();
     slot.generation = generation.saturating_add(1).into();
-    sector[..size_of::<Heartbeat>()].copy_from_slice(slot.as_bytes());
-    volume.write(offset, &sector)?;
+    let mut image = slot.as_bytes().to_vec();
+    image.resize(length, 0);
+    image
+}
+
+/// Makes the slot at `offset`, of a host that is gone, free, whatever is in it.
+pub fn clear_slot(volume: &Volume, offset: VolumeOffset) -> Result<(), LvmError> {
+    let old = sector::read(volume, offset)?;
+    let at = crate::format::At::Volume(offset.0);
+    let generation = view::<Heartbeat>(&old, "heartbeat", at)?.generation.get();
+    volume.write(offset, &free_image(offset, generation, old.len()))?;
     volume.flush()
 }
 
 impl Membership {
-    /// Takes a free slot for `host`, whose journal is the block at `journal` with the raw address
-    /// `journal_addr`; durable on return.
+    /// Takes the slot `free` for `host`; `None` if another host was faster. Durable on return.
     pub fn claim(
-        volume: &Volume,
+        volume: Arc<Volume>,
         free: FreeSlot,
         host: &HostConfig,
+        method: LockMethod,
         version: (u32, u8),
-        (journal_addr, journal): (u32, VolumeOffset),
-    ) -> Result<Self, LvmError> {
+    ) -> Result<Option<Self>, LvmError> {
+        let old = sector::read(&volume, free.offset)?;
+        let at = crate::format::At::Volume(free.offset.0);
+        let found: &Heartbeat = view(&old, "heartbeat", at)?;
+        if found.state() == HeartbeatState::InUse || found.generation.get() >= free.generation {
+            return Ok(None);
+        }
         let mut slot = Heartbeat::new_zeroed();
         slot.state = IN_USE.into();
         slot.address = free.offset.0.into();
         slot.generation = free.generation.into();
         slot.host = host.uuid;
-        slot.journal_addr = journal_addr.into();
         slot.driver_major = version.0.into();
         slot.driver_minor = version.1;
         slot.lock_implementation = LOCK_IMPLEMENTATION;
         let name = host.name.as_bytes();
         let used = name.len().min(slot.ip.len() - 1);
         slot.ip[..used].copy_from_slice(&name[..used]);
-        slot.journal_offset = journal.0.into();
+        let mut note = HostNote::new_zeroed();
+        note.magic = HostNote::MAGIC;
+        note.lock_method = method.number();
+        note.shares = 1;
+        let mut own = vec![0; old.len()];
         let membership = Self {
+            method,
+            clock: Arc::clone(&host.clock),
+            lease: host.lease,
             number: free.number,
-            slot: Mutex::new(slot),
-            renewed: AtomicU64::new(0),
+            offset: free.offset,
+            host: host.uuid,
+            generation: free.generation,
+            own: Mutex::new(Vec::new()),
+            renewed: AtomicU64::new(host.clock.uptime().as_millis() as u64),
             lost: AtomicBool::new(false),
+            volume,
         };
-        membership.write(volume, host)?;
-        volume.flush()?;
-        Ok(membership)
+        note.key = membership.register()?.map_or(0, |key| key.0).into();
+        slot.stamp = membership.stamp().into();
+        own[..size_of::<Heartbeat>()].copy_from_slice(slot.as_bytes());
+        own[HostNote::OFFSET..][..size_of::<HostNote>()].copy_from_slice(note.as_bytes());
+        if !sector::swap(&membership.volume, method, free.offset, &old, &own)? {
+            membership.unregister();
+            return Ok(None);
+        }
+        membership.volume.flush()?;
+        *membership.own.lock() = own;
+        Ok(Some(membership))
     }
 
     /// Number of the slot.
@@ -120,31 +161,118 @@ impl Membership {
         self.number
     }
 
+    /// Where the slot lies.
+    pub fn offset(&self) -> VolumeOffset {
+        self.offset
+    }
+
+    /// Generation of the slot: tells this mount from earlier ones that had it.
+    pub fn generation(&self) -> u64 {
+        self.generation
+    }
+
+    /// The host's UUID.
+    pub fn host(&self) -> Uuid {
+        self.host
+    }
+
+    /// How the host locks.
+    pub fn method(&self) -> LockMethod {
+        self.method
+    }
+
+    /// The volume without the check whether this host may write.
+    pub fn volume(&self) -> &Arc<Volume> {
+        &self.volume
+    }
+
     /// Writes that the host lives, unless the slot isn't the host's any more.
-    pub fn renew(&self, volume: &Volume, host: &HostConfig) -> Result<Renewal, LvmError> {
+    pub fn renew(&self) -> Result<Renewal, LvmError> {
+        self.change_slot(|_, _| {})
+    }
+
+    /// Says where the host's journal is; durable on return.
+    pub fn set_journal(&self, raw: u32, place: VolumeOffset) -> Result<Renewal, LvmError> {
+        let renewal = self.change_slot(|slot, _| {
+            slot.journal_addr = raw.into();
+            slot.journal_offset = place.0.into();
+        })?;
+        self.volume.flush()?;
+        Ok(renewal)
+    }
+
+    /// Says whether the host shares all it knows with other hosts at once.
+    pub fn set_shares(&self, shares: bool) -> Result<Renewal, LvmError> {
+        self.change_slot(|_, note| note.shares = u8::from(shares))
+    }
+
+    /// Notes the host that this one takes over from, `None` when that is done.
+    pub fn set_replaying(
+        &self,
+        other: Option<(Uuid, VolumeOffset, u64)>,
+    ) -> Result<Renewal, LvmError> {
+        let (host, offset, generation) = other.unwrap_or_default();
+        self.change_slot(|slot, _| {
+            slot.replay_host = host;
+            slot.replay_heartbeat = offset.0.into();
+            slot.replay_generation = generation.into();
+        })
+    }
+
+    fn change_slot(
+        &self,
+        change: impl FnOnce(&mut Heartbeat, &mut HostNote),
+    ) -> Result<Renewal, LvmError> {
+        let mut own = self.own.lock();
         if self.lost.load(SeqCst) {
             return Ok(Renewal::Lost);
         }
-        let (offset, own) = {
-            let slot = self.slot.lock();
-            (slot.address.get(), (slot.host, slot.generation.get()))
-        };
-        let mut bytes = [0; size_of::<Heartbeat>()];
-        volume.read(VolumeOffset(offset), &mut bytes)?;
-        let found: &Heartbeat = view(&bytes, "heartbeat", crate::format::At::Volume(offset))?;
-        let there: (Uuid, u64) = (found.host, found.generation.get());
-        if there != own || found.state() != HeartbeatState::InUse {
+        // Who was fenced would only wait for its command to be let through.
+        if self.is_stale() && sector::read(&self.volume, self.offset)? != *own {
             self.lost.store(true, SeqCst);
             return Ok(Renewal::Lost);
         }
-        self.write(volume, host)?;
+        let now = self.clock.uptime();
+        let mut new = own.clone();
+        let (head, tail) = new.split_at_mut(HostNote::OFFSET);
+        if let (Ok((slot, _)), Ok((note, _))) = (
+            Heartbeat::mut_from_prefix(head),
+            HostNote::mut_from_prefix(tail),
+        ) {
+            change(slot, note);
+            // It must differ each time, however fast the calls.
+            slot.stamp = self.stamp().max(slot.stamp.get() + 1).into();
+        }
+        if !self.swap_own(&own, &new)? {
+            self.lost.store(true, SeqCst);
+            return Ok(Renewal::Lost);
+        }
+        *own = new;
+        self.renewed.store(now.as_millis() as u64, SeqCst);
         Ok(Renewal::Renewed)
     }
 
+    /// While nobody can have taken the host for dead, a plain write does what a reservation would.
+    fn swap_own(&self, old: &[u8], new: &[u8]) -> Result<bool, LvmError> {
+        if self.method == LockMethod::Scsi2 && !self.is_stale() {
+            return sector::compare_then_write(&self.volume, self.offset, old, new);
+        }
+        sector::swap(&self.volume, self.method, self.offset, old, new)
+    }
+
+    fn stamp(&self) -> u64 {
+        self.clock.uptime().as_micros() as u64
+    }
+
     /// Time since the last renewal.
-    pub fn age(&self, host: &HostConfig) -> Duration {
+    pub fn age(&self) -> Duration {
         let renewed = Duration::from_millis(self.renewed.load(SeqCst));
-        host.clock.uptime().saturating_sub(renewed)
+        self.clock.uptime().saturating_sub(renewed)
+    }
+
+    /// Whether others may take the host for dead soon: it stops writing before.
+    fn is_stale(&self) -> bool {
+        self.age() > self.lease * 3 / 4
     }
 
     /// Whether another host has taken the slot away.
@@ -152,23 +280,84 @@ impl Membership {
         self.lost.load(SeqCst)
     }
 
+    /// Makes sure that the host may write, now and for a while.
+    ///
+    /// # Errors
+    /// [`LunError::Fenced`] when it may not any more, or what kept it from renewing its lease.
+    pub fn check(&self, lun: &str) -> Result<(), LunError> {
+        let fenced = || LunError::Fenced {
+            lun: lun.to_owned(),
+        };
+        if self.is_lost() {
+            return Err(fenced());
+        }
+        if self.is_stale() {
+            return match self.renew() {
+                Ok(Renewal::Renewed) => Ok(()),
+                Err(LvmError::Lun(error)) => Err(error),
+                Ok(Renewal::Lost) | Err(_) => Err(fenced()),
+            };
+        }
+        Ok(())
+    }
+
     /// Gives the slot back; durable on return.
-    pub fn release(&self, volume: &Volume) -> Result<(), LvmError> {
-        let offset = self.slot.lock().address.get();
+    pub fn release(&self) -> Result<(), LvmError> {
+        let own = self.own.lock();
         if self.lost.swap(true, SeqCst) {
             return Ok(());
         }
-        clear_slot(volume, VolumeOffset(offset))
+        let free = free_image(self.offset, self.generation, own.len());
+        // If it isn't the host's any more it has nothing to give back.
+        sector::swap(&self.volume, self.method, self.offset, &own, &free)?;
+        self.volume.flush()?;
+        self.unregister();
+        Ok(())
     }
 
-    fn write(&self, volume: &Volume, host: &HostConfig) -> Result<(), LvmError> {
-        let uptime = host.clock.uptime();
-        let mut slot = self.slot.lock();
-        slot.stamp = (uptime.as_micros() as u64).into();
-        let mut sector = [0; 512];
-        sector[..size_of::<Heartbeat>()].copy_from_slice(slot.as_bytes());
-        volume.write(VolumeOffset(slot.address.get()), &sector)?;
-        self.renewed.store(uptime.as_millis() as u64, SeqCst);
-        Ok(())
+    /// Registers with every LUN that can keep out a host for good; the key, `None` if none can.
+    fn register(&self) -> Result<Option<Key>, LvmError> {
+        if self.method != LockMethod::Ats || !self.can_fence() {
+            return Ok(None);
+        }
+        let key = self.key();
+        for lun in self.volume.luns() {
+            lun.persistent_reserve(PersistentReserve::Register { key: Some(key) })?;
+            lun.persistent_reserve(PersistentReserve::Reserve { key, kind: FENCE })?;
+        }
+        Ok(Some(key))
+    }
+
+    fn unregister(&self) {
+        if self.method != LockMethod::Ats || !self.can_fence() {
+            return;
+        }
+        for lun in self.volume.luns() {
+            let gone = lun.persistent_reserve(PersistentReserve::Register { key: None });
+            if let Err(error) = gone {
+                tracing::warn!("this host stays registered: {error}");
+            }
+        }
+    }
+
+    /// Whether all LUNs have persistent reservations.
+    pub(super) fn can_fence(&self) -> bool {
+        let luns = self.volume.luns();
+        luns.iter().all(|lun| lun.capabilities().persistent_reserve)
+    }
+
+    /// What the host registers with: no other host or mount has it.
+    pub(super) fn key(&self) -> Key {
+        let host = self.host;
+        let random = u64::from(host.time_hi.get()) << 32 | u64::from(host.time_lo.get());
+        let mac = host
+            .mac
+            .iter()
+            .fold(0, |mac, &byte| mac << 8 | u64::from(byte));
+        let mixed = random
+            ^ mac.rotate_left(16)
+            ^ u64::from(host.random.get()).rotate_left(48)
+            ^ self.generation.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        Key(mixed.max(1))
     }
 }

@@ -49,6 +49,36 @@ pub struct Heartbeat {
 const _: () = assert!(size_of::<Heartbeat>() == 0xa4);
 const _: () = assert!(std::mem::offset_of!(Heartbeat, journal_offset) == 0x64);
 
+/// What an OpenVMFS host keeps behind the heartbeat, in the same sector: no real volume has
+/// anything there.
+#[derive(Debug, Clone, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
+#[repr(C)]
+pub struct HostNote {
+    /// [`HostNote::MAGIC`].
+    pub magic: [u8; 8],
+    /// How the host locks: 1 by ATS, 2 by SCSI-2 reservations, 0 not at all.
+    pub lock_method: u8,
+    /// 1 while the host leaves nothing in memory or its journal that others must see.
+    pub shares: u8,
+    /// Zero.
+    pub unused: [u8; 6],
+    /// What the host is registered with at the LUNs, zero if it isn't.
+    pub key: U64,
+    /// Volume offset of the heartbeat of the host that takes over from this one, zero if none does.
+    pub taken_by: U64,
+    /// Generation of that heartbeat.
+    pub taken_by_generation: U64,
+}
+
+impl HostNote {
+    /// How a note begins.
+    pub const MAGIC: [u8; 8] = *b"OpenVMFS";
+    /// Where in the slot it lies.
+    pub const OFFSET: usize = 0x100;
+}
+
+const _: () = assert!(HostNote::OFFSET + size_of::<HostNote>() <= 512);
+
 /// Whether a slot has an owner.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "kebab-case")]

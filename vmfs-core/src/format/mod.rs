@@ -36,7 +36,7 @@ pub use fd_image::FdImage;
 pub use file_descriptor::{FDMD_SIGNATURE, FileKind, FileMetadata, RdmMapping, ZeroLevel};
 pub use fs_descriptor::{FS_DESCRIPTOR_OFFSET, FsConfig, FsDescriptor, VMFS_MAGIC, VMFSL_MAGIC};
 pub use heartbeat::{
-    HEARTBEAT_OFFSET, HEARTBEAT_SLOTS_5, HEARTBEAT_SLOTS_6, Heartbeat, HeartbeatState,
+    HEARTBEAT_OFFSET, HEARTBEAT_SLOTS_5, HEARTBEAT_SLOTS_6, Heartbeat, HeartbeatState, HostNote,
 };
 pub use layout::{Family, Layout, SystemFile};
 pub use lvm_device::{

@@ -13,12 +13,12 @@ const PERMISSIONS: u32 = 0o7777;
 impl FileSystem {
     /// Changes attributes, the length included; ctime is now unless it is given.
     pub fn set_attributes(&self, file: FdAddr, changes: &Changes) -> Result<Arc<Inode>, FsError> {
-        let engine = self.engine()?;
-        let _guard = engine.locks.write(&[file]);
+        let (engine, _call) = self.enter()?;
+        let guard = self.lock_files(engine, &[file])?;
         let inode = self.locked_changeable(file)?;
         if let Some(size) = changes.size {
             let inode = self.locked_regular(file)?;
-            let result = self.set_length(engine, &inode, size);
+            let result = self.set_length(engine, &guard, &inode, size);
             self.refresh(&[file])?;
             result?;
         }
@@ -27,7 +27,7 @@ impl FileSystem {
             ..*changes
         };
         if rest != Changes::default() {
-            self.change(engine, |transaction| {
+            self.change(engine, &guard, |transaction| {
                 let now = transaction.now();
                 let mut edit = FileEdit::load(transaction, file, inode.offset())?;
                 let meta = edit.meta_mut();

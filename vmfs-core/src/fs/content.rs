@@ -7,6 +7,7 @@ use super::changes::{Allocate, Changes as Attributes};
 use super::engine::Engine;
 use super::error::FsError;
 use super::file_system::FileSystem;
+use super::sharing::Files;
 use crate::file::Inode;
 use crate::file::edit::FileEdit;
 use crate::format::{FdAddr, ZeroLevel};
@@ -23,7 +24,7 @@ impl FileSystem {
     /// # Errors
     /// With no space left nothing of the write, or of the last 8 MiB of a larger one, was done.
     pub fn write(&self, file: FdAddr, offset: u64, data: &[u8]) -> Result<(), FsError> {
-        let engine = self.engine()?;
+        let (engine, _call) = self.enter()?;
         if data.is_empty() {
             return Ok(());
         }
@@ -33,10 +34,10 @@ impl FileSystem {
         let mut done = 0;
         while done < data.len() {
             let part = &data[done..data.len().min(done + MAX_WRITE)];
-            let _guard = engine.locks.write(&[file]);
+            let guard = self.lock_files(engine, &[file])?;
             let inode = self.locked_regular(file)?;
             let at = offset.saturating_add(done as u64);
-            self.change(engine, |changes| {
+            self.change(engine, &guard, |changes| {
                 let mut edit = FileEdit::load(changes, file, inode.offset())?;
                 edit.write(at, part)?;
                 edit.touch();
@@ -60,6 +61,9 @@ impl FileSystem {
         let now = engine.now();
         {
             let _guard = engine.locks.read(file);
+            if !self.is_ours(engine, file)? {
+                return Ok(false);
+            }
             let inode = self.locked_regular(file)?;
             let end = offset.saturating_add(data.len() as u64);
             let level = inode.map().zero_level();
@@ -102,12 +106,13 @@ impl FileSystem {
     pub(super) fn set_length(
         &self,
         engine: &Engine,
+        guard: &Files<'_>,
         inode: &Arc<Inode>,
         length: u64,
     ) -> Result<(), FsError> {
         let (fd, place) = (inode.fd(), inode.offset());
         if length >= inode.length() {
-            return self.change(engine, |changes| {
+            return self.change(engine, guard, |changes| {
                 let mut edit = FileEdit::load(changes, fd, place)?;
                 edit.extend(length)?;
                 edit.touch();
@@ -116,7 +121,7 @@ impl FileSystem {
         }
         let mut first = true;
         loop {
-            let more = self.change(engine, |changes| {
+            let more = self.change(engine, guard, |changes| {
                 let mut edit = FileEdit::load(changes, fd, place)?;
                 if first {
                     edit.cut(length);
@@ -151,16 +156,16 @@ impl FileSystem {
         how: Allocate,
         keep_size: bool,
     ) -> Result<(), FsError> {
-        let engine = self.engine()?;
+        let (engine, _call) = self.enter()?;
         if length == 0 {
             return Err(FsError::Invalid("a range to allocate can't be empty"));
         }
         let end = offset
             .checked_add(length)
             .ok_or(FsError::Invalid("a range behind the largest offset"))?;
-        let _guard = engine.locks.write(&[file]);
+        let guard = self.lock_files(engine, &[file])?;
         let inode = self.locked_regular(file)?;
-        let result = self.allocate_locked(engine, &inode, offset..end, how, keep_size);
+        let result = self.allocate_locked(engine, &guard, &inode, offset..end, how, keep_size);
         self.refresh(&[file])?;
         result
     }
@@ -168,6 +173,7 @@ impl FileSystem {
     fn allocate_locked(
         &self,
         engine: &Engine,
+        guard: &Files<'_>,
         inode: &Arc<Inode>,
         range: Range<u64>,
         how: Allocate,
@@ -179,7 +185,7 @@ impl FileSystem {
             // as zeros already.
             let mut left = range.start..range.end;
             while !left.is_empty() {
-                left = self.change(engine, |changes| {
+                left = self.change(engine, guard, |changes| {
                     let mut edit = FileEdit::load(changes, fd, place)?;
                     let left = if how == Allocate::PunchHole {
                         edit.punch(left.clone())?
@@ -200,7 +206,7 @@ impl FileSystem {
         let mut left = range.start..range.end;
         let mut added = Vec::new();
         while !left.is_empty() && !fits {
-            let step = self.change(engine, |changes| {
+            let step = self.change(engine, guard, |changes| {
                 let mut edit = FileEdit::load(changes, fd, place)?;
                 let step = edit.reserve(left.clone())?;
                 edit.save()?;
@@ -212,13 +218,13 @@ impl FileSystem {
                     added.extend(taken);
                 }
                 Err(error) => {
-                    self.give_back(engine, inode, &added)?;
+                    self.give_back(engine, guard, inode, &added)?;
                     return Err(error);
                 }
             }
         }
         let grown = !keep_size && range.end > inode.length();
-        self.change(engine, |changes| {
+        self.change(engine, guard, |changes| {
             let mut edit = FileEdit::load(changes, fd, place)?;
             if grown {
                 edit.extend(range.end)?;
@@ -233,13 +239,14 @@ impl FileSystem {
     fn give_back(
         &self,
         engine: &Engine,
+        guard: &Files<'_>,
         inode: &Inode,
         added: &[Range<u64>],
     ) -> Result<(), FsError> {
         for entries in added {
             let mut left = entries.clone();
             while !left.is_empty() {
-                left = self.change(engine, |changes| {
+                left = self.change(engine, guard, |changes| {
                     let mut edit = FileEdit::load(changes, inode.fd(), inode.offset())?;
                     let left = edit.clear(left.clone())?;
                     edit.save()?;
@@ -260,7 +267,7 @@ impl FileSystem {
         to_offset: u64,
         length: u64,
     ) -> Result<u64, FsError> {
-        let engine = self.engine()?;
+        let (engine, _call) = self.enter()?;
         // A file that is copied behind its own end doesn't get longer under the copy.
         let length = length.min(self.inode(from)?.length().saturating_sub(from_offset));
         let mut done = 0;
@@ -282,10 +289,10 @@ impl FileSystem {
                     self.allocate(to, target, end - target, Allocate::PunchHole, true)?;
                 }
                 if target + part > old {
-                    let _guard = engine.locks.write(&[to]);
+                    let guard = self.lock_files(engine, &[to])?;
                     let inode = self.locked_regular(to)?;
                     if target + part > inode.length() {
-                        self.set_length(engine, &inode, target + part)?;
+                        self.set_length(engine, &guard, &inode, target + part)?;
                         self.refresh(&[to])?;
                     }
                 }
@@ -317,8 +324,10 @@ impl FileSystem {
         if engine.membership.is_lost() {
             return Err(FsError::Fenced);
         }
+        let _call = engine.sharing.enter();
         let reader = self.store().reader();
         match reader.journal() {
+            Some(journal) if engine.sharing.is_shared() => Ok(journal.settle(reader)?),
             Some(journal) => Ok(journal.commit(reader)?),
             None => Ok(()),
         }

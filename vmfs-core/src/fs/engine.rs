@@ -1,37 +1,42 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
-use std::time::Duration;
 
 use dashmap::{DashMap, DashSet};
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLockReadGuard};
 
 use super::error::FsError;
 use super::file_system::FileSystem;
 use super::locks::Locks;
+use super::sharing::Sharing;
 use crate::cluster::{HostConfig, Membership, Renewal};
 use crate::file::edit::DirHint;
 use crate::file::{FileError, Inode};
 use crate::format::{FdAddr, FileKind, ResourceKind};
-use crate::resource::{Actor, AllocError, Allocator, Changes, MetaError, ResourcePlace};
+use crate::resource::{Actor, AllocError, Allocator, MetaError, ResourcePlace};
 
 /// Directories whose hints are kept.
 const KEPT_HINTS: usize = 256;
+
+/// What helps to find one's way in directories.
+pub(super) type Hints = DashMap<FdAddr, Arc<Mutex<DirHint>>>;
 
 /// What a file system that is open for writing has besides one that is read.
 #[derive(Debug)]
 pub(super) struct Engine {
     pub(super) host: HostConfig,
-    pub(super) membership: Membership,
-    pub(super) allocator: Allocator,
+    pub(super) membership: Arc<Membership>,
+    pub(super) sharing: Sharing,
+    pub(super) allocator: Arc<Allocator>,
     pub(super) locks: Locks,
     /// How often each file is in use by someone, so that it must outlive its names.
     pub(super) holds: DashMap<FdAddr, u64>,
     /// Files without names that are still in use.
     pub(super) nameless: DashSet<FdAddr>,
-    hints: DashMap<FdAddr, Arc<Mutex<DirHint>>>,
+    hints: Arc<Hints>,
     /// Held while a directory moves to another one, so that none moves below itself.
     pub(super) moving: Mutex<()>,
-    pub(super) journal_block: (ResourceKind, ResourcePlace),
+    /// Where this host has its journal, once it has.
+    pub(super) journal_block: Option<(ResourceKind, ResourcePlace)>,
     /// Uptime at the last commit that nobody asked for, in milliseconds.
     pub(super) tidied: AtomicU64,
     pub(super) closed: AtomicBool,
@@ -40,20 +45,21 @@ pub(super) struct Engine {
 impl Engine {
     pub(super) fn new(
         host: HostConfig,
-        membership: Membership,
-        allocator: Allocator,
-        journal_block: (ResourceKind, ResourcePlace),
+        membership: Arc<Membership>,
+        sharing: Sharing,
+        allocator: Arc<Allocator>,
     ) -> Self {
         Self {
             host,
             membership,
+            sharing,
             allocator,
             locks: Locks::default(),
             holds: DashMap::new(),
             nameless: DashSet::new(),
-            hints: DashMap::new(),
+            hints: Arc::default(),
             moving: Mutex::new(()),
-            journal_block,
+            journal_block: None,
             tidied: AtomicU64::new(0),
             closed: AtomicBool::new(false),
         }
@@ -79,6 +85,16 @@ impl Engine {
         Arc::clone(&self.hints.entry(directory).or_default())
     }
 
+    /// Forgets the hints of all directories.
+    pub(super) fn forget_all_hints(&self) {
+        self.hints.clear();
+    }
+
+    /// All hints.
+    pub(super) fn hints(&self) -> &Arc<Hints> {
+        &self.hints
+    }
+
     /// Forgets the hints of directories: their changes came to nothing, or they are gone.
     pub(super) fn forget_hints(&self, directories: &[FdAddr]) {
         for directory in directories {
@@ -97,11 +113,17 @@ impl FileSystem {
         if engine.membership.is_lost() {
             return Err(FsError::Fenced);
         }
-        if engine.membership.age(&engine.host) > engine.host.lease {
-            // Another host may take this one for dead by now.
-            self.renew(engine)?;
+        if engine.membership.age() > engine.host.lease * 3 / 4 {
+            // Another host may take this one for dead soon.
+            Self::renew(engine)?;
         }
         Ok(engine)
+    }
+
+    /// [`FileSystem::engine`] for a call: whether the volume is shared doesn't change during it.
+    pub(super) fn enter(&self) -> Result<(&Engine, RwLockReadGuard<'_, ()>), FsError> {
+        let engine = self.engine()?;
+        Ok((engine, engine.sharing.enter()))
     }
 
     /// Whether calls that change the volume can work.
@@ -109,8 +131,8 @@ impl FileSystem {
         self.engine().is_ok()
     }
 
-    fn renew(&self, engine: &Engine) -> Result<(), FsError> {
-        match engine.membership.renew(self.volume(), &engine.host)? {
+    pub(super) fn renew(engine: &Engine) -> Result<(), FsError> {
+        match engine.membership.renew()? {
             Renewal::Renewed => Ok(()),
             Renewal::Lost => {
                 tracing::error!(
@@ -119,59 +141,6 @@ impl FileSystem {
                 Err(FsError::Fenced)
             }
         }
-    }
-
-    /// Does what a host has to do from time to time: renews its heartbeat, makes what is
-    /// [`HostConfig::commit`] old durable, deletes what nobody holds any more. Returns how long to
-    /// wait before the next call. An error is worth a line in the log; the next call tries again.
-    pub fn keep_up(&self) -> (Duration, Result<(), FsError>) {
-        let Ok(engine) = self.engine() else {
-            return (Duration::from_secs(1), Ok(()));
-        };
-        let mut result = Ok(());
-        if engine.membership.age(&engine.host) >= engine.host.heartbeat {
-            result = self.renew(engine);
-        }
-        let uptime = engine.host.clock.uptime().as_millis() as u64;
-        let commit = engine.host.commit.as_millis() as u64;
-        if uptime.saturating_sub(engine.tidied.load(SeqCst)) >= commit {
-            engine.tidied.store(uptime, SeqCst);
-            self.reap_unheld(engine);
-            let reader = self.store().reader();
-            if let Some(journal) = reader.journal() {
-                result = result.and(journal.tidy(reader).map_err(Into::into));
-            }
-        }
-        let wait = engine.host.heartbeat.min(engine.host.commit) / 2;
-        (wait.max(Duration::from_millis(1)), result)
-    }
-
-    /// Runs `work` in a transaction and publishes it. If resources are used up but for those that
-    /// wait for a commit, commits and runs it once more. On an error nothing has changed.
-    pub(super) fn change<T>(
-        &self,
-        engine: &Engine,
-        mut work: impl FnMut(&mut Changes<'_>) -> Result<T, FsError>,
-    ) -> Result<T, FsError> {
-        for last in [false, true] {
-            let (reader, resources) = (self.store().reader(), self.store().resources());
-            let mut changes = Changes::new(reader, resources, &engine.allocator, engine.actor());
-            match work(&mut changes) {
-                Ok(done) => {
-                    changes.publish()?;
-                    for fd in engine.allocator.take_grown() {
-                        self.store().drop_inode(fd);
-                    }
-                    return Ok(done);
-                }
-                Err(error) if !last && needs_commit(&error) => {
-                    drop(changes);
-                    self.sync()?;
-                }
-                Err(error) => return Err(error),
-            }
-        }
-        Err(FsError::ReadOnly)
     }
 
     /// The current state of a file that the caller has locked.
@@ -234,7 +203,7 @@ impl FileSystem {
     }
 }
 
-fn needs_commit(error: &FsError) -> bool {
+pub(super) fn needs_commit(error: &FsError) -> bool {
     matches!(
         error,
         FsError::File(FileError::Alloc(AllocError::NeedsCommit { .. }))

@@ -85,6 +85,21 @@ pub enum FsError {
     /// Another host took this one for dead and recovered the volume.
     #[error("this host lost its hold on the volume; unmount and mount again")]
     Fenced,
+    /// Another host has the file open, or a structure locked for too long.
+    #[error("host {by} has it locked")]
+    Busy {
+        /// The host.
+        by: String,
+    },
+    /// Another host has deleted the file.
+    #[error("file {fd} is gone: another host has deleted it")]
+    Stale {
+        /// The file.
+        fd: FdAddr,
+    },
+    /// The call has to be done again, which it is inside the file system.
+    #[error("interrupted")]
+    Again,
     /// A path leads through too many symbolic links.
     #[error("{}: too many levels of symbolic links", String::from_utf8_lossy(path))]
     Loop {
@@ -122,6 +137,9 @@ impl FsError {
             Self::TooManyLinks { .. } => Errno::MLINK,
             Self::NameTooLong { .. } => Errno::NAMETOOLONG,
             Self::Loop { .. } => Errno::LOOP,
+            Self::Busy { .. } => Errno::BUSY,
+            Self::Stale { .. } => Errno::STALE,
+            Self::Again => Errno::INTR,
         }
     }
 

@@ -72,7 +72,7 @@ impl std::ops::Deref for Current<'_> {
 #[derive(Debug)]
 pub struct FileSystem {
     fsd: FsDescriptor,
-    store: FileStore,
+    pub(super) store: Arc<FileStore>,
     space: OnceLock<Space>,
     names: Cache<FdAddr, Arc<NameIndex>, IndexWeight>,
     /// What changes need; `None` when the volume is only read.
@@ -133,7 +133,7 @@ impl FileSystem {
         }
         Ok(Self {
             fsd,
-            store: FileStore::new(reader, resources),
+            store: Arc::new(FileStore::new(reader, resources)),
             space: OnceLock::new(),
             names: name_cache(),
             engine: None,
@@ -202,12 +202,27 @@ impl FileSystem {
 
     /// The file with this descriptor address.
     pub fn inode(&self, fd: FdAddr) -> Result<Arc<Inode>, FsError> {
-        if let Some(inode) = self.store.cached_inode(fd) {
+        let shared = self.is_shared();
+        if !shared && let Some(inode) = self.store.cached_inode(fd) {
             return Ok(inode);
         }
-        // What is taken into the cache must not be changed meanwhile.
-        let _guard = self.read_lock(fd);
-        Ok(self.store.inode(fd)?)
+        let found = self.consistently(fd, || {
+            // What is taken into the cache must not be changed meanwhile.
+            let _guard = self.read_lock(fd);
+            Ok(self.store.inode(fd)?)
+        });
+        if shared && found.is_err() && self.is_gone(fd)? {
+            return Err(FsError::Stale { fd });
+        }
+        found
+    }
+
+    /// Whether there is no file in this descriptor any more.
+    fn is_gone(&self, fd: FdAddr) -> Result<bool, FsError> {
+        let place = self.store.place_of(fd)? + self.layout().fd_meta;
+        let mut address = [0; 4];
+        self.volume().read(place, &mut address)?;
+        Ok(address == [0; 4])
     }
 
     /// Keeps a file from being changed in this process.
@@ -244,8 +259,10 @@ impl FileSystem {
 
     /// The directory above `directory`; the root's is the root.
     pub fn parent(&self, directory: &Inode) -> Result<FdAddr, FsError> {
-        let directory = self.current(directory)?;
-        Ok(Directory::new(&self.store, &directory)?.parent()?)
+        self.consistently(directory.fd(), || {
+            let directory = self.current(directory)?;
+            Ok(Directory::new(&self.store, &directory)?.parent()?)
+        })
     }
 
     /// Calls `visit` with the entries of `directory` from position `from` on until it returns
@@ -263,13 +280,15 @@ impl FileSystem {
         let mut from = from;
         loop {
             // `visit` looks at other files, so it must not be called with this one locked.
-            let mut batch = Vec::with_capacity(LISTED_AT_ONCE);
-            let current = self.current(directory)?;
-            Directory::new(&self.store, &current)?.for_each(from, &mut |entry| {
-                batch.push(entry);
-                batch.len() < LISTED_AT_ONCE
+            let batch = self.consistently(directory.fd(), || {
+                let mut batch = Vec::with_capacity(LISTED_AT_ONCE);
+                let current = self.current(directory)?;
+                Directory::new(&self.store, &current)?.for_each(from, &mut |entry| {
+                    batch.push(entry);
+                    batch.len() < LISTED_AT_ONCE
+                })?;
+                Ok(batch)
             })?;
-            drop(current);
             let last = batch.len() < LISTED_AT_ONCE;
             for entry in batch {
                 from = entry.next;
@@ -286,29 +305,35 @@ impl FileSystem {
     /// Reads up to `buf.len()` bytes of `file` at `offset`; returns how many, fewer only at the
     /// end of the file. Holes read as zeros.
     pub fn read(&self, file: &Inode, offset: u64, buf: &mut [u8]) -> Result<usize, FsError> {
-        let file = self.current(file)?;
-        Ok(self.store.read(&file, offset, buf)?)
+        self.consistently(file.fd(), || {
+            let file = self.current(file)?;
+            Ok(self.store.read(&file, offset, buf)?)
+        })
     }
 
     /// The run of `file` that starts at `offset`, which must be before its end, merged with what
     /// follows in one piece, up to `limit` at least.
     pub fn run_at(&self, file: &Inode, offset: u64, limit: u64) -> Result<Run, FsError> {
-        let file = self.current(file)?;
-        if offset >= file.length() {
-            // It has become shorter since the caller looked.
-            return Ok(Run {
-                offset,
-                length: limit.saturating_sub(offset).max(1),
-                place: Place::Hole,
-            });
-        }
-        Ok(self.store.run_at(&file, offset, limit)?)
+        self.consistently(file.fd(), || {
+            let file = self.current(file)?;
+            if offset >= file.length() {
+                // It has become shorter since the caller looked.
+                return Ok(Run {
+                    offset,
+                    length: limit.saturating_sub(offset).max(1),
+                    place: Place::Hole,
+                });
+            }
+            Ok(self.store.run_at(&file, offset, limit)?)
+        })
     }
 
     /// Where data or a hole starts from `offset` on, as lseek(2) defines them; `None` is ENXIO.
     pub fn seek(&self, file: &Inode, offset: u64, to: SeekTo) -> Result<Option<u64>, FsError> {
-        let file = self.current(file)?;
-        Ok(self.store.seek(&file, offset, to)?)
+        self.consistently(file.fd(), || {
+            let file = self.current(file)?;
+            Ok(self.store.seek(&file, offset, to)?)
+        })
     }
 
     /// The target of a symbolic link.
@@ -336,23 +361,23 @@ impl FileSystem {
                 max,
             });
         }
-        let directory = self.current(directory)?;
-        let found = if let Some(engine) = &self.engine {
-            let view = Directory::new(&self.store, &directory)?;
-            match self.layout().family {
-                Family::Vmfs6 => view.lookup(name)?,
-                _ => self.find_locked(engine, &directory, name)?,
-            }
-            .map(|entry| entry.fd)
-        } else if self.layout().family == Family::Vmfs6 {
-            let view = Directory::new(&self.store, &directory)?;
-            view.lookup(name)?.map(|entry| entry.fd)
-        } else {
-            self.find_indexed(&directory, name)?
-        };
+        let found = self.consistently(directory.fd(), || self.find_now(directory, name))?;
         found.ok_or_else(|| FsError::NotFound {
             name: name.to_vec(),
         })
+    }
+
+    fn find_now(&self, directory: &Inode, name: &[u8]) -> Result<Option<FdAddr>, FsError> {
+        let directory = self.current(directory)?;
+        if let (Some(engine), false) = (&self.engine, self.layout().family == Family::Vmfs6) {
+            let found = self.find_locked(engine, &directory, name)?;
+            return Ok(found.map(|entry| entry.fd));
+        }
+        if self.layout().family == Family::Vmfs6 {
+            let view = Directory::new(&self.store, &directory)?;
+            return Ok(view.lookup(name)?.map(|entry| entry.fd));
+        }
+        self.find_indexed(&directory, name)
     }
 
     /// Finds a name where the format has no hash table, through an index made on first use.

@@ -3,6 +3,7 @@
 use super::engine::Engine;
 use super::error::FsError;
 use super::file_system::FileSystem;
+use super::sharing::Files;
 use crate::file::edit::FileEdit;
 use crate::format::FdAddr;
 
@@ -19,6 +20,7 @@ impl FileSystem {
         let Some(engine) = &self.engine else {
             return;
         };
+        let _call = engine.sharing.enter();
         let left = engine.holds.remove_if_mut(&file, |_, holds| {
             *holds = holds.saturating_sub(count);
             *holds == 0
@@ -53,20 +55,20 @@ impl FileSystem {
     }
 
     fn reap(&self, engine: &Engine, file: FdAddr) -> Result<(), FsError> {
-        let _guard = engine.locks.write(&[file]);
+        let guard = self.lock_files(engine, &[file])?;
         if engine.holds.contains_key(&file) || !engine.nameless.contains(&file) {
             return Ok(());
         }
-        self.delete(engine, file)?;
+        self.delete(engine, &guard, file)?;
         engine.nameless.remove(&file);
         Ok(())
     }
 
     /// Gives back everything that a locked file without names has.
-    fn delete(&self, engine: &Engine, file: FdAddr) -> Result<(), FsError> {
+    fn delete(&self, engine: &Engine, guard: &Files<'_>, file: FdAddr) -> Result<(), FsError> {
         let place = self.store().place_of(file)?;
         loop {
-            let more = self.change(engine, |changes| {
+            let more = self.change(engine, guard, |changes| {
                 let mut edit = FileEdit::load(changes, file, place)?;
                 edit.cut(0);
                 let more = edit.trim()?;
@@ -87,36 +89,32 @@ impl FileSystem {
         Ok(())
     }
 
-    /// Goes on with what a host had begun to give back when it died: deletes files without names,
-    /// cuts off what is behind the end of others.
-    pub(super) fn finish_pending(&self, files: &[FdAddr]) -> Result<(), FsError> {
-        let engine = self.engine()?;
-        for &file in files {
-            let _guard = engine.locks.write(&[file]);
-            let Ok(inode) = self.locked(file) else {
-                // It was given back before the journal was done with it.
-                continue;
-            };
-            if inode.meta().links.get() == 0 {
-                self.delete(engine, file)?;
-                continue;
-            }
-            loop {
-                let more = self.change(engine, |changes| {
-                    let mut edit = FileEdit::load(changes, file, inode.offset())?;
-                    let more = edit.trim()?;
-                    edit.save()?;
-                    if !more {
-                        changes.txn.finish(file);
-                    }
-                    Ok(more)
-                })?;
-                if !more {
-                    break;
-                }
-            }
-            self.refresh(&[file])?;
+    /// Goes on with what a host had begun to give back of a file when it died: deletes one without
+    /// names, cuts off what is behind the end of another.
+    pub(super) fn finish_pending(&self, engine: &Engine, file: FdAddr) -> Result<(), FsError> {
+        let guard = self.lock_files(engine, &[file])?;
+        self.store().drop_inode(file);
+        let Ok(inode) = self.locked(file) else {
+            // It was given back before the journal was done with it.
+            return Ok(());
+        };
+        if inode.meta().links.get() == 0 {
+            return self.delete(engine, &guard, file);
         }
-        Ok(())
+        loop {
+            let more = self.change(engine, &guard, |changes| {
+                let mut edit = FileEdit::load(changes, file, inode.offset())?;
+                let more = edit.trim()?;
+                edit.save()?;
+                if !more {
+                    changes.txn.finish(file);
+                }
+                Ok(more)
+            })?;
+            if !more {
+                break;
+            }
+        }
+        self.refresh(&[file])
     }
 }

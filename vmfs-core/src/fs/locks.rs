@@ -35,6 +35,20 @@ impl Locks {
         self.stripes[Self::stripe(file)].read_recursive()
     }
 
+    /// For changing `file` while `other` is locked for changing by the caller; `None` if another
+    /// thread has it, for which the caller must not wait.
+    pub(super) fn try_write_also(
+        &self,
+        other: FdAddr,
+        file: FdAddr,
+    ) -> Option<Vec<RwLockWriteGuard<'_, ()>>> {
+        let stripe = Self::stripe(file);
+        if stripe == Self::stripe(other) {
+            return Some(Vec::new());
+        }
+        self.stripes[stripe].try_write().map(|guard| vec![guard])
+    }
+
     /// For changing all of `files`.
     pub(super) fn write(&self, files: &[FdAddr]) -> Vec<RwLockWriteGuard<'_, ()>> {
         let mut stripes: Vec<usize> = files.iter().map(|&file| Self::stripe(file)).collect();

@@ -13,8 +13,11 @@ mod names;
 mod path;
 mod recover;
 mod rename;
+mod sharing;
 mod stat;
+mod upkeep;
 
+pub use crate::cluster::OpenMode;
 pub use changes::{Allocate, Changes, Creator, Rename};
 pub use error::FsError;
 pub use file_system::FileSystem;

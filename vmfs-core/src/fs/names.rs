@@ -6,6 +6,7 @@ use super::changes::Creator;
 use super::engine::Engine;
 use super::error::FsError;
 use super::file_system::FileSystem;
+use super::sharing::Files;
 use crate::file::edit::{DirectoryEdit, FileEdit, NewFile};
 use crate::file::{DirEntry, Inode};
 use crate::format::{FdAddr, FileKind, ResourceKind};
@@ -15,6 +16,15 @@ use crate::resource::Changes;
 const MAX_LINKS: u32 = 1 << 31;
 /// Longest target of a symbolic link (Linux' PATH_MAX, its zero byte not counted).
 const MAX_TARGET: usize = 4095;
+
+/// Something to be made.
+struct New<'a> {
+    name: &'a [u8],
+    kind: FileKind,
+    creator: Creator,
+    /// Of a symbolic link.
+    target: &'a [u8],
+}
 
 impl FileSystem {
     /// Makes an empty regular file called `name`.
@@ -65,45 +75,66 @@ impl FileSystem {
         creator: Creator,
         target: &[u8],
     ) -> Result<Arc<Inode>, FsError> {
-        let engine = self.engine()?;
+        let (engine, _call) = self.enter()?;
         self.check_name(name)?;
-        let made = self.change_names(engine, &[directory], |changes| {
-            // The descriptor comes first, because its number is one of those to lock.
+        let new = New {
+            name,
+            kind,
+            creator,
+            target,
+        };
+        loop {
+            match self.make_locked(engine, directory, &new) {
+                // Another thread has what was taken for the new file locked.
+                Err(FsError::Again) => std::thread::yield_now(),
+                made => return made,
+            }
+        }
+    }
+
+    fn make_locked(
+        &self,
+        engine: &Engine,
+        directory: FdAddr,
+        new: &New<'_>,
+    ) -> Result<Arc<Inode>, FsError> {
+        let guard = self.lock_files(engine, &[directory])?;
+        let parent = self.locked_directory(directory)?;
+        if self.find_locked(engine, &parent, new.name)?.is_some() {
+            return Err(FsError::Exists {
+                name: new.name.to_vec(),
+            });
+        }
+        let (fd, _guard) = self.change_names(engine, &guard, &[directory], |changes| {
             let near = u64::from(directory.cluster());
             let kind_of_fd = ResourceKind::FileDescriptor;
             let (place, generation) = changes.take(kind_of_fd, near, directory)?;
             let fd = FdAddr::new(place.0 as u32, place.1);
-            let guard = engine.locks.write(&[directory, fd]);
-            let parent = self.locked_directory(directory)?;
-            if self.find_locked(engine, &parent, name)?.is_some() {
-                return Err(FsError::Exists {
-                    name: name.to_vec(),
-                });
-            }
-            let is_directory = kind == FileKind::Directory;
-            let new = NewFile {
-                kind,
-                mode: creator.mode,
-                uid: creator.uid,
-                gid: creator.gid,
+            let also = engine.locks.try_write_also(directory, fd);
+            let also = also.ok_or(FsError::Again)?;
+            let is_directory = new.kind == FileKind::Directory;
+            let file = NewFile {
+                kind: new.kind,
+                mode: new.creator.mode,
+                uid: new.creator.uid,
+                gid: new.creator.gid,
                 parent: directory,
             };
-            let mut edit = FileEdit::create(changes, fd, generation, &new)?;
+            let mut edit = FileEdit::create(changes, fd, generation, &file)?;
             if is_directory {
                 edit.meta_mut().links = 2.into();
                 let parent = (directory, parent.meta().generation.get());
                 edit = DirectoryEdit::create(edit, generation, parent)?;
-            } else if kind == FileKind::Symlink {
-                edit.write(0, target)?;
+            } else if new.kind == FileKind::Symlink {
+                edit.write(0, new.target)?;
             }
             edit.save()?;
             let mut edit = Self::edit_directory(engine, changes, &parent)?;
-            edit.add(name, (fd, kind, generation))?;
+            edit.add(new.name, (fd, new.kind, generation))?;
             edit.add_links(i32::from(is_directory));
             edit.save()?;
-            Ok((fd, guard))
+            Ok((fd, also))
         })?;
-        let (fd, _guard) = made;
         self.refresh(&[directory])?;
         Ok(self.store().refresh(fd)?)
     }
@@ -115,10 +146,10 @@ impl FileSystem {
         directory: FdAddr,
         name: &[u8],
     ) -> Result<Arc<Inode>, FsError> {
-        let engine = self.engine()?;
+        let (engine, _call) = self.enter()?;
         self.check_name(name)?;
-        let _guard = engine.locks.write(&[directory, file]);
-        self.change_names(engine, &[directory], |changes| {
+        let guard = self.lock_files(engine, &[directory, file])?;
+        self.change_names(engine, &guard, &[directory], |changes| {
             let parent = self.locked_directory(directory)?;
             let inode = self.locked_changeable(file)?;
             if inode.is_directory() {
@@ -157,17 +188,17 @@ impl FileSystem {
     }
 
     fn remove(&self, directory: FdAddr, name: &[u8], wants_directory: bool) -> Result<(), FsError> {
-        let engine = self.engine()?;
+        let (engine, _call) = self.enter()?;
         let fd = loop {
             let fd = self.peek(engine, directory, name)?;
-            let guard = engine.locks.write(&[directory, fd]);
+            let guard = self.lock_files(engine, &[directory, fd])?;
             let parent = self.locked_directory(directory)?;
             if self
                 .find_locked(engine, &parent, name)?
                 .map(|entry| entry.fd)
                 == Some(fd)
             {
-                self.remove_locked(engine, &parent, name, fd, wants_directory)?;
+                self.remove_locked(engine, &guard, &parent, name, fd, wants_directory)?;
                 drop(guard);
                 break fd;
             }
@@ -181,6 +212,7 @@ impl FileSystem {
     fn remove_locked(
         &self,
         engine: &Engine,
+        guard: &Files<'_>,
         parent: &Arc<Inode>,
         name: &[u8],
         fd: FdAddr,
@@ -194,7 +226,7 @@ impl FileSystem {
             (false, false) => {}
         }
         let gone = inode.is_directory() || inode.meta().links.get() <= 1;
-        self.change_names(engine, &[parent.fd()], |changes| {
+        self.change_names(engine, guard, &[parent.fd()], |changes| {
             let mut edit = Self::edit_directory(engine, changes, parent)?;
             edit.remove(name)?;
             edit.add_links(-i32::from(wants_directory));
@@ -249,10 +281,11 @@ impl FileSystem {
     pub(super) fn change_names<T>(
         &self,
         engine: &Engine,
+        files: &Files<'_>,
         directories: &[FdAddr],
         mut work: impl FnMut(&mut Changes<'_>) -> Result<T, FsError>,
     ) -> Result<T, FsError> {
-        self.change(engine, |changes| {
+        self.change(engine, files, |changes| {
             let result = work(changes);
             if result.is_err() {
                 engine.forget_hints(directories);
@@ -280,8 +313,6 @@ impl FileSystem {
         directory: FdAddr,
         name: &[u8],
     ) -> Result<FdAddr, FsError> {
-        let _guard = engine.locks.read(directory);
-        let parent = self.locked_directory(directory)?;
         let max = self.layout().max_name();
         if name.len() > max {
             return Err(FsError::NameTooLong {
@@ -289,7 +320,11 @@ impl FileSystem {
                 max,
             });
         }
-        let found = self.find_locked(engine, &parent, name)?;
+        let found = self.consistently(directory, || {
+            let _guard = engine.locks.read(directory);
+            let parent = self.locked_directory(directory)?;
+            self.find_locked(engine, &parent, name)
+        })?;
         found
             .map(|entry| entry.fd)
             .ok_or_else(|| FsError::NotFound {

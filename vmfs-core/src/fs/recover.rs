@@ -1,30 +1,33 @@
-//! What other hosts left on a volume: whether they live, and putting their journals in order.
+//! What other hosts left on a volume: whether they live, and putting in order what dead ones left.
 
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use super::engine::Engine;
 use super::error::FsError;
-use crate::cluster::{self, Host, HostConfig};
-use crate::format::{BlockAddr, FdAddr, HeartbeatState, Layout};
+use super::file_system::FileSystem;
+use super::sharing::Files;
+use crate::cluster::{Host, Takeover, host_at, take_over};
+use crate::format::{BlockAddr, FdAddr, HeartbeatState, Layout, ResourceKind};
 use crate::journal::{JournalHeader, replay};
-use crate::lvm::{Volume, VolumeOffset};
+use crate::lvm::Volume;
+use crate::resource::ResourcePlace;
 
-/// What a dead host left: its slot, the address of its journal and what it had not finished.
-pub(super) struct Left {
-    pub(super) slot: VolumeOffset,
+/// What a dead host left: the right to put it in order, the address of its journal and what it had
+/// not finished.
+pub(super) struct Left<'a> {
+    pub(super) takeover: Takeover<'a>,
     pub(super) journal: Option<BlockAddr>,
     pub(super) pending: Vec<FdAddr>,
 }
 
-/// Looks at the hosts on the volume: refuses live ones and journals that only ESXi can replay,
-/// replays ours.
-pub(super) fn recover(
+/// Refuses slots that make no sense and journals that only ESXi can replay.
+pub(super) fn check_others(
     volume: &Volume,
     layout: &Layout,
-    host: &HostConfig,
-) -> Result<Vec<Left>, FsError> {
-    let found = cluster::hosts(volume, layout)?;
-    if found.is_empty() {
-        return Ok(Vec::new());
-    }
-    for other in &found {
+    others: &[Host],
+) -> Result<(), FsError> {
+    for other in others {
         if let HeartbeatState::Unknown(state) = other.state {
             let reason = format!(
                 "heartbeat slot {} has the unknown state {state:#x}; run fsck.vmfs",
@@ -33,44 +36,26 @@ pub(super) fn recover(
             return Err(FsError::NotWritable(reason));
         }
     }
-    // What only ESXi can put in order needs no waiting.
-    for other in &found {
+    for other in others {
         journal_of(volume, layout, other)?;
     }
-    tracing::info!(
-        "{} host(s) had the volume mounted and didn't unmount it; waiting {} s to see whether they live",
-        found.len(),
-        host.lease.as_secs_f32()
-    );
-    host.clock.sleep(host.lease);
-    let now = cluster::hosts(volume, layout)?;
-    if let Some(live) = now.iter().find(|other| !stands_still(&found, other)) {
-        let reason = format!(
-            "host {} ({}) has it mounted, and sharing a volume between hosts that write isn't built yet; unmount it there, or mount it with -o ro",
-            live.host, live.ip
-        );
-        return Err(FsError::NotWritable(reason));
-    }
-    now.iter()
-        .map(|dead| recover_from(volume, layout, dead))
-        .collect()
+    Ok(())
 }
 
-fn stands_still(before: &[Host], host: &Host) -> bool {
-    before.iter().any(|before| {
-        (before.slot, before.generation, before.stamp_us)
-            == (host.slot, host.generation, host.stamp_us)
-    })
-}
-
-fn recover_from(volume: &Volume, layout: &Layout, dead: &Host) -> Result<Left, FsError> {
+/// Replays what a dead host had in its journal.
+pub(super) fn replay_journal<'a>(
+    volume: &Volume,
+    layout: &Layout,
+    takeover: Takeover<'a>,
+) -> Result<Left<'a>, FsError> {
+    let dead = takeover.host.clone();
     let mut left = Left {
-        slot: dead.offset,
+        takeover,
         journal: None,
         pending: Vec::new(),
     };
     if dead.journal_addr != 0 {
-        if let Some(header) = another_hosts(volume, dead)? {
+        if let Some(header) = another_hosts(volume, &dead)? {
             // That host may have died before its slot said so.
             left.pending = header.pending().collect();
         } else {
@@ -78,7 +63,7 @@ fn recover_from(volume: &Volume, layout: &Layout, dead: &Host) -> Result<Left, F
             left.journal = Some(address);
         }
     }
-    if let Some(header) = journal_of(volume, layout, dead)? {
+    if let Some(header) = journal_of(volume, layout, &dead)? {
         let replayed = replay(volume, dead.journal, &header)?;
         tracing::info!(
             host = %dead.host,
@@ -119,4 +104,106 @@ fn journal_of(
         "host {} ({}) has it mounted or didn't unmount it, and its journal at {} may have changes that only an ESXi host can replay: mount and unmount it there, or mount it with --force-ro to read it as it is",
         dead.host, dead.ip, dead.journal
     )))
+}
+
+impl FileSystem {
+    /// Puts in order what `dead` left, whose heartbeat stands still, unless another host does.
+    ///
+    /// The caller may have files locked, so what `dead` was giving back is left for
+    /// [`FileSystem::finish_inherited`].
+    pub(super) fn recover_from(&self, engine: &Engine, dead: &Host) -> Result<(), FsError> {
+        let _one = engine.sharing.recovering.lock();
+        let (volume, layout) = (self.volume(), self.layout());
+        let found = host_at(volume, layout, dead.offset)?;
+        if found.is_none_or(|found| found.generation != dead.generation) {
+            return Ok(());
+        }
+        journal_of(volume, layout, dead)?;
+        let watch = &engine.sharing.watch;
+        let Some(takeover) = take_over(&engine.membership, layout, watch, dead)? else {
+            // Another host is at it, or it lives after all.
+            let moment = engine.host.heartbeat / 100;
+            engine.host.clock.sleep(moment);
+            return Ok(());
+        };
+        let left = replay_journal(volume, layout, takeover)?;
+        // What was read of the dead host's structures may be old.
+        engine.sharing.locks.forget();
+        self.store().forget();
+        self.inherit(engine, left)
+    }
+
+    /// Takes over what a dead host left whose journal is replayed: notes what it had not finished,
+    /// gives back its journal, frees its slot.
+    pub(super) fn inherit(&self, engine: &Engine, left: Left<'_>) -> Result<(), FsError> {
+        self.take_pending(engine, &left.pending)?;
+        for &file in &left.pending {
+            let place = self.store().place_of(file)?;
+            // Nobody but the dead host can have it, unless it was given back already.
+            let held = engine
+                .sharing
+                .locks
+                .lock(&BTreeSet::from([place]), Duration::ZERO);
+            let places = held.map(|held| held.keep()).unwrap_or_default();
+            engine.sharing.inherited.lock().push((file, places));
+        }
+        let journal = left.journal.and_then(|address| self.resource_at(address));
+        if let Some((kind, place)) = journal {
+            self.change(engine, &Files::none(), |changes| {
+                if changes.is_used(kind, place)? {
+                    changes.give(kind, place, FdAddr::ROOT);
+                }
+                Ok(())
+            })?;
+            self.sync()?;
+        }
+        Ok(left.takeover.finish()?)
+    }
+
+    /// Finishes what dead hosts had not.
+    pub(super) fn finish_inherited(&self, engine: &Engine) -> Result<(), FsError> {
+        loop {
+            let Some((file, places)) = engine.sharing.inherited.lock().pop() else {
+                return Ok(());
+            };
+            let finished = self.finish_pending(engine, file);
+            if finished.is_err() {
+                engine.sharing.inherited.lock().push((file, places));
+                return finished;
+            }
+            engine.sharing.locks.leave_all(places);
+        }
+    }
+
+    /// Notes in this host's journal what a dead one had not finished.
+    pub(super) fn take_pending(&self, engine: &Engine, pending: &[FdAddr]) -> Result<(), FsError> {
+        if pending.is_empty() {
+            return Ok(());
+        }
+        self.change(engine, &Files::none(), |changes| {
+            for &file in pending {
+                changes.txn.begin(file);
+            }
+            Ok(())
+        })?;
+        self.sync()
+    }
+
+    /// The resource that a journal's address names.
+    pub(super) fn resource_at(&self, address: BlockAddr) -> Option<(ResourceKind, ResourcePlace)> {
+        match address {
+            BlockAddr::Resource {
+                kind: kind @ ResourceKind::JournalBlock,
+                cluster,
+                resource,
+                ..
+            } => Some((kind, (cluster, resource))),
+            BlockAddr::FileBlock { block, .. } => {
+                let per_cluster = self.store().resources().blocks_per_cluster();
+                let place = (block / per_cluster, (block % per_cluster) as u32);
+                Some((ResourceKind::FileBlock, place))
+            }
+            _ => None,
+        }
+    }
 }

@@ -7,6 +7,7 @@ use super::engine::Engine;
 use super::error::FsError;
 use super::file_system::FileSystem;
 use super::names::not_a_directory;
+use super::sharing::Files;
 use crate::file::Inode;
 use crate::file::edit::{DirectoryEdit, FileEdit};
 use crate::format::FdAddr;
@@ -23,7 +24,7 @@ impl FileSystem {
         new_name: &[u8],
         how: Rename,
     ) -> Result<(), FsError> {
-        let engine = self.engine()?;
+        let (engine, _call) = self.enter()?;
         self.check_name(new_name)?;
         loop {
             let source = self.peek(engine, directory, name)?;
@@ -38,15 +39,20 @@ impl FileSystem {
             }
             let crosses = directory != new_directory;
             let moving = (crosses && moves_directory).then(|| engine.moving.lock());
+            let mut files = vec![directory, new_directory, source];
+            files.extend(target);
+            // The root stands for the tree: hosts move directories one after the other.
+            let _tree = match &moving {
+                Some(_) => self.keep_locked(engine, FdAddr::ROOT)?,
+                None => None,
+            };
             if moving.is_some() {
                 self.check_not_below(source, new_directory)?;
                 if let (Rename::Exchange, Some(target)) = (how, target) {
                     self.check_not_below(target, directory)?;
                 }
             }
-            let mut files = vec![directory, new_directory, source];
-            files.extend(target);
-            let guard = engine.locks.write(&files);
+            let guard = self.lock_files(engine, &files)?;
             let old = self.locked_directory(directory)?;
             let new = self.locked_directory(new_directory)?;
             let found = self.find_locked(engine, &old, name)?;
@@ -62,7 +68,7 @@ impl FileSystem {
                 None => None,
             };
             let ends = [(&old, name), (&new, new_name)];
-            self.rename_locked(engine, ends, &source, target.as_ref(), how)?;
+            self.rename_locked(engine, &guard, ends, &source, target.as_ref(), how)?;
             self.refresh(&files)?;
             drop(guard);
             if let Some(target) = target.map(|target| target.fd())
@@ -78,6 +84,7 @@ impl FileSystem {
     fn rename_locked(
         &self,
         engine: &Engine,
+        guard: &Files<'_>,
         [(old, name), (new, new_name)]: [(&Arc<Inode>, &[u8]); 2],
         source: &Arc<Inode>,
         target: Option<&Arc<Inode>>,
@@ -107,7 +114,7 @@ impl FileSystem {
         }
         let crosses = old.fd() != new.fd();
         let entry = |inode: &Inode| (inode.fd(), inode.kind(), inode.meta().generation.get());
-        self.change_names(engine, &[old.fd(), new.fd()], |changes| {
+        self.change_names(engine, guard, &[old.fd(), new.fd()], |changes| {
             if let (Rename::Exchange, Some(target)) = (how, target) {
                 let difference =
                     i32::from(source.is_directory()) - i32::from(target.is_directory());

@@ -28,6 +28,9 @@ pub(super) struct Redo {
     pub(super) revoked: Vec<(u64, u64)>,
     /// Raw addresses of the file descriptors whose blocks are still being given back.
     pub(super) pending: Vec<u32>,
+    /// Place and number of each disk lock that the host held for it. It gave none of them back
+    /// before everything was in place.
+    pub(super) locks: Vec<(u64, u64)>,
 }
 
 fn config() -> Configuration<LittleEndian, Fixint, Limit<MAX_CONTENT>> {
@@ -90,6 +93,7 @@ mod tests {
                 bytes,
             }],
             revoked: vec![(8192, 4096)],
+            locks: vec![(1 << 20, 7)],
             pending: vec![0x40_0004],
         }
     }

@@ -83,6 +83,42 @@ impl Journal {
         Ok(())
     }
 
+    /// Returns once everything published before is durable and in place, where other hosts see it.
+    ///
+    /// Then the log has nothing that a replay would have to look at but what was committed last.
+    ///
+    /// # Errors
+    /// As for [`Journal::commit`].
+    pub fn settle(&self, reader: &MetaReader) -> Result<(), JournalError> {
+        let target = reader.overlay().state().newest();
+        let writes = self.writes();
+        let mut log = self.log.lock();
+        if reader.overlay().state().settled < target {
+            while reader.overlay().state().durable < target {
+                self.commit_one(&mut log, reader)?;
+            }
+            self.checkpoint_locked(&mut log, reader)?;
+        }
+        self.flush_up_to(reader, writes)?;
+        Ok(())
+    }
+
+    /// Makes what was committed before no part of the log any more, which it must all be in place
+    /// for: a replay finds nothing.
+    ///
+    /// # Errors
+    /// As for [`Journal::commit`].
+    pub fn start_over(&self, reader: &MetaReader) -> Result<(), JournalError> {
+        let mut log = self.log.lock();
+        while reader.overlay().state().has_unfinished() {
+            self.commit_one(&mut log, reader)?;
+        }
+        self.checkpoint_locked(&mut log, reader)?;
+        reader.overlay().state().mark();
+        self.commit_one(&mut log, reader)?;
+        self.checkpoint_locked(&mut log, reader)
+    }
+
     /// Brings everything that is committed in place, durably.
     pub fn checkpoint(&self, reader: &MetaReader) -> Result<(), JournalError> {
         self.checkpoint_locked(&mut self.log.lock(), reader)
@@ -114,6 +150,7 @@ impl Journal {
                 .map(|range| (range.start, range.end - range.start))
                 .collect(),
             pending: compound.pending.clone(),
+            locks: compound.locks.clone(),
         };
         let mut bytes = log.encode(&redo, compound.sequence);
         if bytes.is_none() {

@@ -7,7 +7,7 @@ use crate::lvm::{LvmError, Volume, VolumeOffset};
 
 /// Starts the journal block of a host that keeps its journal as this module does.
 const MAGIC: &[u8; 16] = b"OpenVMFS journal";
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 /// Bytes of the header's place; transactions follow.
 const HEADER_SIZE: u64 = 4096;
 /// No version has a larger journal block.

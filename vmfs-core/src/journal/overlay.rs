@@ -17,6 +17,7 @@ pub(super) struct Compound {
     pub(super) patches: Arc<PatchMap>,
     pub(super) revoked: Vec<Range<u64>>,
     pub(super) pending: Vec<u32>,
+    pub(super) locks: Vec<(u64, u64)>,
     /// Number of the last data write that must be durable before it.
     pub(super) after_write: u64,
 }
@@ -33,11 +34,14 @@ pub(super) struct State {
     revoked: Vec<Range<u64>>,
     pending: BTreeSet<FdAddr>,
     pending_changed: bool,
+    locks: BTreeSet<(u64, u64)>,
     after_write: u64,
     /// Number of the running compound transaction.
     sequence: u64,
     /// Number of the last one that is durable.
     pub(super) durable: u64,
+    /// Number of the last one that is in place as well.
+    pub(super) settled: u64,
 }
 
 impl State {
@@ -56,6 +60,16 @@ impl State {
 
     fn has_running(&self) -> bool {
         !self.running.is_empty() || !self.revoked.is_empty() || self.pending_changed
+    }
+
+    /// Whether anything is published and not durable.
+    pub(super) fn has_unfinished(&self) -> bool {
+        self.committing.is_some() || self.has_running()
+    }
+
+    /// Has the next compound transaction be made even if there is nothing to put into it.
+    pub(super) fn mark(&mut self) {
+        self.pending_changed = true;
     }
 
     /// Number of the newest compound transaction with anything in it.
@@ -77,6 +91,7 @@ impl State {
                 patches: Arc::new(std::mem::take(&mut self.running)),
                 revoked: std::mem::take(&mut self.revoked),
                 pending: self.pending.iter().map(|fd| fd.raw()).collect(),
+                locks: std::mem::take(&mut self.locks).into_iter().collect(),
                 after_write: self.after_write,
             });
             self.pending_changed = false;
@@ -177,6 +192,7 @@ impl Overlay {
     pub(super) fn checkpointed(&self) {
         let mut state = self.state();
         state.committed = PatchMap::default();
+        state.settled = state.durable;
         self.epoch.fetch_add(1, SeqCst);
     }
 
@@ -233,6 +249,7 @@ impl Overlay {
             };
             state.pending_changed |= changed;
         }
+        state.locks.extend(txn.locks.iter().copied());
         if txn.ordered {
             state.after_write = write_count;
         }

@@ -30,7 +30,8 @@ pub fn replay(
     header: &JournalHeader,
 ) -> Result<Replayed, JournalError> {
     let transactions = Log::read_all(volume, place, header)?;
-    let patches = outcome(volume, place, &transactions)?;
+    let unfinished = unfinished(volume, &transactions)?;
+    let patches = outcome(volume, place, unfinished)?;
     for (offset, bytes) in patches.runs(MAX_WRITE) {
         volume.write(VolumeOffset(offset), &bytes)?;
     }
@@ -43,7 +44,7 @@ pub fn replay(
         None => header.pending().collect(),
     };
     Ok(Replayed {
-        transactions: transactions.len(),
+        transactions: unfinished.len(),
         bytes: patches.bytes(),
         pending,
     })
@@ -60,9 +61,26 @@ pub fn look_through(
     header: &JournalHeader,
 ) -> Result<usize, JournalError> {
     let transactions = Log::read_all(reader.volume(), place, header)?;
-    let patches = outcome(reader.volume(), place, &transactions)?;
+    let unfinished = unfinished(reader.volume(), &transactions)?;
+    let patches = outcome(reader.volume(), place, unfinished)?;
     reader.show(&patches);
-    Ok(transactions.len())
+    Ok(unfinished.len())
+}
+
+/// The transactions that may not be in place.
+///
+/// A host that shares the volume gives the locks of a transaction back once it is in place, and
+/// brings each in place before the next: so none is missing up to the last one of which a lock has
+/// moved on, and other hosts may have changed what these protect since.
+fn unfinished<'a>(volume: &Volume, transactions: &'a [Redo]) -> Result<&'a [Redo], JournalError> {
+    for (index, redo) in transactions.iter().enumerate().rev() {
+        for &(lock, token) in &redo.locks {
+            if crate::cluster::has_moved_on(volume, VolumeOffset(lock), token)? {
+                return Ok(&transactions[index + 1..]);
+            }
+        }
+    }
+    Ok(transactions)
 }
 
 /// The sectors that `transactions` change, as the last of them leaves each.

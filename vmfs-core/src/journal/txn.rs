@@ -17,6 +17,7 @@ pub struct Txn<'a> {
     pub(super) revoked: Vec<Range<u64>>,
     pub(super) pending: Vec<(FdAddr, bool)>,
     pub(super) ordered: bool,
+    pub(super) locks: Vec<(u64, u64)>,
 }
 
 impl<'a> Txn<'a> {
@@ -28,6 +29,7 @@ impl<'a> Txn<'a> {
             revoked: Vec::new(),
             pending: Vec::new(),
             ordered: false,
+            locks: Vec::new(),
         }
     }
 
@@ -118,6 +120,11 @@ impl<'a> Txn<'a> {
     /// Notes that what was begun is done.
     pub fn finish(&mut self, file: FdAddr) {
         self.pending.push((file, false));
+    }
+
+    /// Names the disk locks that the host holds for the transaction: place and number of each.
+    pub fn set_locks(&mut self, locks: Vec<(u64, u64)>) {
+        self.locks = locks;
     }
 
     /// Says that data was written which must be durable before the transaction is.

@@ -8,7 +8,7 @@ use crate::format::{Uuid, VolTableEntry, VolumeState, text};
 use crate::scsi::{Access, DeviceOffset, Lun, LunError};
 
 /// A byte offset on the logical volume.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, serde::Serialize)]
 #[serde(transparent)]
 pub struct VolumeOffset(pub u64);
 
@@ -46,7 +46,7 @@ impl Extent {
 /// A logical volume.
 ///
 /// Cheap to share: reads take no lock.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Volume {
     luns: Vec<Arc<dyn Lun>>,
     devices: Vec<Device>,
@@ -206,6 +206,26 @@ impl Volume {
             .partition_point(|extent| extent.logical <= offset);
         let extent = self.extents.get(index.checked_sub(1)?)?;
         (offset.0 < extent.end()).then_some(extent)
+    }
+
+    /// The LUN that has `offset`, and where on it.
+    pub fn place(&self, offset: VolumeOffset) -> Result<(&Arc<dyn Lun>, DeviceOffset), LvmError> {
+        let extent = self.locate(offset).ok_or(LvmError::PastEnd {
+            offset,
+            length: 1,
+            size: self.size,
+        })?;
+        let (device, start) = extent.place.ok_or(LvmError::MissingExtent { offset })?;
+        Ok((&self.luns[device], start + (offset.0 - extent.logical.0)))
+    }
+
+    /// The same volume with each LUN replaced by what `wrap` makes of it.
+    #[must_use]
+    pub fn with_luns(&self, wrap: impl FnMut(&Arc<dyn Lun>) -> Arc<dyn Lun>) -> Self {
+        Self {
+            luns: self.luns.iter().map(wrap).collect(),
+            ..self.clone()
+        }
     }
 
     /// Fills `buf` with the bytes at `offset`; a range may cross devices.

@@ -1,9 +1,11 @@
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicI64, Ordering::Relaxed};
 
+use dashmap::DashMap;
 use parking_lot::Mutex;
 
 use super::error::MetaError;
+use super::hold::Hold;
 use super::placement::Placement;
 use super::pool::{Cluster, Pool};
 use super::resource_file::ResourceFile;
@@ -11,6 +13,7 @@ use super::space::Space;
 use super::system::Resources;
 use crate::format::{FdAddr, ResourceHeader, ResourceKind};
 use crate::journal::MetaReader;
+use crate::lvm::VolumeOffset;
 
 /// A resource: its cluster and its number there.
 pub type Place = (u64, u32);
@@ -51,6 +54,8 @@ pub struct Allocator {
     grown: Mutex<Vec<FdAddr>>,
     placement: Placement,
     large_per_cluster: u64,
+    /// Where clusters' locks lie.
+    places: DashMap<VolumeOffset, (ResourceKind, u64)>,
 }
 
 impl Allocator {
@@ -72,6 +77,7 @@ impl Allocator {
                 .map(|file| (file.kind(), Pool::new(file)))
                 .collect(),
             waiting: Mutex::new(VecDeque::new()),
+            places: DashMap::new(),
             blocks: AtomicI64::new(0),
             descriptors: AtomicI64::new(0),
             descriptors_added: AtomicI64::new(0),
@@ -146,7 +152,12 @@ impl Allocator {
         work: impl FnOnce(&mut Cluster) -> T,
     ) -> Result<Option<T>, MetaError> {
         match (self.pool(kind), resources.file(kind)) {
-            (Some(pool), Some(file)) => pool.with(reader, resources, file, number, work),
+            (Some(pool), Some(file)) => {
+                if number >= pool.len() {
+                    self.follow_growth(file);
+                }
+                pool.with(reader, resources, file, number, work)
+            }
             _ => Ok(None),
         }
     }
@@ -164,22 +175,119 @@ impl Allocator {
         resources: &Resources,
         kind: ResourceKind,
         near: u64,
+        hold: &Hold,
     ) -> Result<(Place, u32), AllocError> {
         self.settle(reader);
         let clusters = self.clusters(kind);
+        for &(place, _) in hold.locks() {
+            // What is locked already needs no other lock.
+            let known = self.places.get(&VolumeOffset(place)).map(|known| *known);
+            if let Some((_, number)) = known.filter(|(of, _)| *of == kind)
+                && let Some(taken) = self.take_in(reader, resources, kind, number)?
+            {
+                return Ok(taken);
+            }
+        }
         for step in 0..clusters {
             let number = (near + step) % clusters;
-            let found = self.with(reader, resources, kind, number, |cluster| {
-                let resource = cluster.bits.next_free(0)?;
-                cluster.bits.take(resource);
-                cluster.last_generation = cluster.last_generation.wrapping_add(1).max(1);
-                Some((resource, cluster.last_generation))
-            })?;
-            if let Some((resource, generation)) = found.flatten() {
-                return Ok(((number, resource), generation));
+            if hold.is_shared() {
+                let free = self.with(reader, resources, kind, number, |cluster| {
+                    cluster.bits.next_free(0).is_some()
+                })?;
+                if free != Some(true) {
+                    continue;
+                }
+                hold.check_cluster(self, reader, resources, (kind, number))?;
+            }
+            if let Some(taken) = self.take_in(reader, resources, kind, number)? {
+                return Ok(taken);
             }
         }
         Err(self.none_left(kind))
+    }
+
+    /// Takes a free resource of a cluster, if it has one.
+    fn take_in(
+        &self,
+        reader: &MetaReader,
+        resources: &Resources,
+        kind: ResourceKind,
+        number: u64,
+    ) -> Result<Option<(Place, u32)>, MetaError> {
+        let found = self.with(reader, resources, kind, number, |cluster| {
+            let resource = cluster.bits.next_free(0)?;
+            cluster.bits.take(resource);
+            cluster.last_generation = cluster.last_generation.wrapping_add(1).max(1);
+            Some((resource, cluster.last_generation))
+        })?;
+        let taken = found.flatten();
+        Ok(taken.map(|(resource, generation)| ((number, resource), generation)))
+    }
+
+    /// Notes where a cluster's lock lies.
+    pub(super) fn note_place(&self, place: VolumeOffset, cluster: (ResourceKind, u64)) {
+        self.places.insert(place, cluster);
+    }
+
+    /// Forgets what is known of the cluster whose lock lies at `place`: another host may have
+    /// changed it. Nothing of it may be taken by a transaction under way.
+    pub fn forget_cluster(&self, place: VolumeOffset) {
+        let Some((kind, number)) = self.places.get(&place).map(|known| *known) else {
+            return;
+        };
+        let mut waiting = self.waiting.lock();
+        waiting.retain(|&(_, of, (cluster, _))| (of, cluster) != (kind, number));
+        drop(waiting);
+        if let Some(pool) = self.pool(kind) {
+            pool.forget(number);
+        }
+        if kind == ResourceKind::LargeFileBlock
+            && let Some(small) = self.pool(ResourceKind::FileBlock)
+        {
+            // Whether there are small clusters below is what it says.
+            let first = number * self.large_per_cluster;
+            for number in first..first + self.large_per_cluster {
+                small.forget_whole(number);
+            }
+        }
+    }
+
+    /// Reads what is at `place` again if it is the descriptor of a resource file: another host may
+    /// have made it longer.
+    pub fn look_for_growth(
+        &self,
+        reader: &MetaReader,
+        resources: &Resources,
+        place: VolumeOffset,
+    ) -> Result<(), MetaError> {
+        for file in resources.iter() {
+            if file.map().fd_offset() == place {
+                file.reload(reader)?;
+                self.follow_growth(file);
+            }
+        }
+        Ok(())
+    }
+
+    /// Has room for all clusters that `file` has.
+    fn follow_growth(&self, file: &ResourceFile) {
+        let clusters = file.header().clusters();
+        if let Some(pool) = self.pool(file.kind())
+            && pool.len() < clusters
+        {
+            let _growing = pool.growing.lock();
+            pool.grow_to(clusters.max(pool.len()));
+        }
+    }
+
+    /// Forgets everything that is known of clusters.
+    pub fn forget_clusters(&self) {
+        self.waiting.lock().clear();
+        for (_, pool) in &self.pools {
+            for number in 0..pool.len() {
+                pool.forget(number);
+            }
+        }
     }
 
     /// How many resources of `kind` were given back and wait for a commit.

@@ -6,6 +6,7 @@ use zerocopy::FromBytes;
 use super::allocator::{AllocError, Allocator};
 use super::bits::Bits;
 use super::error::MetaError;
+use super::hold::Hold;
 use super::system::Resources;
 use crate::format::{ClusterImage, FdAddr, ResourceHeader, ResourceKind};
 use crate::journal::{JournalError, MetaReader, Txn};
@@ -34,15 +35,17 @@ impl Allocator {
         reader: &MetaReader,
         resources: &Resources,
         wanted: Wanted,
+        hold: &Hold,
     ) -> Result<(u64, u64), AllocError> {
         self.settle(reader);
+        let at = |goal| (goal, wanted.count);
         let placement = self.placement();
         let goal = placement.goal(wanted.owner, wanted.index);
         for goal in wanted.behind.into_iter().chain(goal) {
             if placement.is_anothers(wanted.owner, goal) {
                 continue;
             }
-            let taken = self.take_run_at(reader, resources, goal, wanted.count)?;
+            let taken = self.take_run_at(reader, resources, at(goal), hold)?;
             if taken > 0 {
                 return Ok((goal, taken));
             }
@@ -50,13 +53,13 @@ impl Allocator {
         if !wanted.small {
             let (owner, index) = (wanted.owner, wanted.index);
             if let Some(goal) = placement.claim(self, reader, resources, owner, index)? {
-                let taken = self.take_run_at(reader, resources, goal, wanted.count)?;
+                let taken = self.take_run_at(reader, resources, at(goal), hold)?;
                 if taken > 0 {
                     return Ok((goal, taken));
                 }
             }
         }
-        self.first_fit(reader, resources, wanted)
+        self.first_fit(reader, resources, wanted, hold)
     }
 
     /// Takes the run of free blocks at `block`, at most `count`; how many, 0 when it isn't free.
@@ -64,12 +67,21 @@ impl Allocator {
         &self,
         reader: &MetaReader,
         resources: &Resources,
-        block: u64,
-        count: u64,
+        (block, count): (u64, u64),
+        hold: &Hold,
     ) -> Result<u64, AllocError> {
         let per_cluster = resources.blocks_per_cluster();
         let (number, resource) = (block / per_cluster, (block % per_cluster) as u32);
-        self.break_up(reader, resources, number)?;
+        self.break_up(reader, resources, number, hold)?;
+        if hold.is_shared() {
+            let free = self.with(reader, resources, KIND, number, |cluster| {
+                cluster.bits.is_free(resource)
+            })?;
+            if free != Some(true) {
+                return Ok(0);
+            }
+            hold.check_cluster(self, reader, resources, (KIND, number))?;
+        }
         let taken = self.with(reader, resources, KIND, number, |cluster| {
             cluster.bits.take_run(resource, count)
         })?;
@@ -82,6 +94,7 @@ impl Allocator {
         reader: &MetaReader,
         resources: &Resources,
         wanted: Wanted,
+        hold: &Hold,
     ) -> Result<(u64, u64), AllocError> {
         let placement = self.placement();
         let clusters = self.clusters(KIND);
@@ -93,7 +106,16 @@ impl Allocator {
             for step in 0..clusters {
                 let number = (cursor + step) % clusters;
                 if whole {
-                    self.break_up(reader, resources, number)?;
+                    self.break_up(reader, resources, number, hold)?;
+                }
+                if hold.is_shared() {
+                    let free = self.with(reader, resources, KIND, number, |cluster| {
+                        cluster.bits.next_free(0).is_some()
+                    })?;
+                    if free != Some(true) {
+                        continue;
+                    }
+                    hold.check_cluster(self, reader, resources, (KIND, number))?;
                 }
                 let first = number * per_cluster;
                 let found = self.with(reader, resources, KIND, number, |cluster| {
@@ -131,6 +153,7 @@ impl Allocator {
         reader: &MetaReader,
         resources: &Resources,
         number: u64,
+        hold: &Hold,
     ) -> Result<(), AllocError> {
         let Some(large) = &resources.large_file_blocks else {
             return Ok(());
@@ -138,6 +161,15 @@ impl Allocator {
         let per_cluster = u64::from(large.header().resources_per_cluster.get());
         let (parent, resource) = (number / per_cluster, (number % per_cluster) as u32);
         let kind = ResourceKind::LargeFileBlock;
+        if hold.is_shared() {
+            let whole = self.with(reader, resources, KIND, number, |cluster| cluster.is_whole)?;
+            if whole != Some(true) {
+                return Ok(());
+            }
+            // Besides the cluster of large blocks the header of the file that both kinds lie in.
+            hold.check_cluster(self, reader, resources, (kind, parent))?;
+            hold.check(large.map().fd_offset())?;
+        }
         let broken = self.with(reader, resources, KIND, number, |cluster| {
             if !cluster.is_whole {
                 return Ok(());
@@ -152,7 +184,7 @@ impl Allocator {
                 // It is being taken as a whole.
                 return Ok(());
             }
-            if let Err(error) = publish_broken_up(reader, resources, number) {
+            if let Err(error) = publish_broken_up(reader, resources, number, hold) {
                 self.untake(kind, (parent, resource));
                 return Err(AllocError::from(error));
             }
@@ -161,6 +193,7 @@ impl Allocator {
                 .map_or(0, |file| file.shape(number).total);
             cluster.bits = Bits::new(total, |_| true);
             cluster.is_whole = false;
+            cluster.has_header = true;
             Ok(())
         })?;
         broken.unwrap_or(Ok(()))
@@ -173,6 +206,7 @@ fn publish_broken_up(
     reader: &MetaReader,
     resources: &Resources,
     number: u64,
+    hold: &Hold,
 ) -> Result<(), JournalError> {
     let (Some(large), Some(small)) = (&resources.large_file_blocks, &resources.file_blocks) else {
         return Ok(());
@@ -185,6 +219,8 @@ fn publish_broken_up(
         MetaError::Volume(error) => JournalError::Volume(error),
         MetaError::Damage(damage) => JournalError::Damage(damage),
         MetaError::Journal(error) => error,
+        // It is only about where things lie.
+        MetaError::NeedsLocks { .. } => JournalError::ReadOnly,
     };
     let parent_place = large.cluster_place(reader, parent).map_err(damaged)?.0;
     let place = small.cluster_place(reader, number).map_err(damaged)?.0;
@@ -195,7 +231,9 @@ fn publish_broken_up(
         place..place + size,
         header..header + header_size as u64,
     ];
-    reader.publish(&Txn::new(reader), &edited, 2 * size, |publisher| {
+    let mut txn = Txn::new(reader);
+    txn.set_locks(hold.locks().to_vec());
+    reader.publish(&txn, &edited, 2 * size, |publisher| {
         publisher.edit(parent_place, size as usize, |bytes| {
             let mut image = ClusterImage::from_bytes(layout, large.shape(parent), bytes.to_vec());
             image.convert(resource);

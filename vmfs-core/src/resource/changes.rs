@@ -3,6 +3,7 @@ use std::collections::BTreeMap;
 use super::allocator::{AllocError, Allocator, Place};
 use super::blocks::Wanted;
 use super::error::MetaError;
+use super::hold::Hold;
 use super::resource_file::ResourceFile;
 use super::system::Resources;
 use crate::format::{ClusterImage, Family, FdAddr, ResourceKind};
@@ -47,6 +48,7 @@ pub struct Changes<'a> {
     allocator: &'a Allocator,
     resources: &'a Resources,
     actor: Actor,
+    hold: Hold,
     clusters: BTreeMap<(ResourceKind, u64), Steps>,
 }
 
@@ -57,12 +59,16 @@ impl<'a> Changes<'a> {
         resources: &'a Resources,
         allocator: &'a Allocator,
         actor: Actor,
+        hold: Hold,
     ) -> Self {
+        let mut txn = Txn::new(reader);
+        txn.set_locks(hold.locks().to_vec());
         Self {
-            txn: Txn::new(reader),
+            txn,
             allocator,
             resources,
             actor,
+            hold,
             clusters: BTreeMap::new(),
         }
     }
@@ -75,6 +81,12 @@ impl<'a> Changes<'a> {
     /// The volume's resource files.
     pub fn resources(&self) -> &'a Resources {
         self.resources
+    }
+
+    /// Fails with [`MetaError::NeedsLocks`] if the transaction may not change the file whose
+    /// descriptor lies at `place`.
+    pub fn check_file(&self, place: VolumeOffset) -> Result<(), MetaError> {
+        self.hold.check(place)
     }
 
     /// How much a transaction has changed, in bytes of the journal: compare with
@@ -106,12 +118,12 @@ impl<'a> Changes<'a> {
             let before = resources
                 .file(kind)
                 .map_or(0, |file| file.header().resources());
-            let none = match allocator.take(reader, resources, kind, near) {
+            let none = match allocator.take(reader, resources, kind, near, &self.hold) {
                 Err(none @ (AllocError::NoSpace { .. } | AllocError::NeedsCommit { .. })) => none,
                 taken => break taken?,
             };
             if allocator.waiting(kind) >= WORTH_A_COMMIT
-                || !allocator.grow(reader, resources, self.actor, kind, before)?
+                || !allocator.grow(reader, resources, (self.actor, &self.hold), kind, before)?
             {
                 return Err(none);
             }
@@ -158,7 +170,9 @@ impl<'a> Changes<'a> {
     /// Takes file blocks in one run: the first and how many.
     pub fn take_blocks(&mut self, wanted: Wanted) -> Result<(u64, u64), AllocError> {
         let reader = self.txn.reader();
-        let (first, count) = self.allocator.take_blocks(reader, self.resources, wanted)?;
+        let (first, count) =
+            self.allocator
+                .take_blocks(reader, self.resources, wanted, &self.hold)?;
         self.allocator
             .placement()
             .note(wanted.owner, wanted.index, first);
@@ -251,6 +265,7 @@ impl<'a> Changes<'a> {
         then: &mut dyn FnMut(),
     ) -> Result<(), MetaError> {
         let reader = self.txn.reader();
+        self.check_clusters(clusters)?;
         let mut targets = Vec::with_capacity(clusters.len());
         for (&(kind, number), steps) in clusters {
             let file = self.resources.file(kind).ok_or_else(|| no_file(kind))?;
@@ -275,6 +290,29 @@ impl<'a> Changes<'a> {
             self.count(file, number, steps, sequence);
         }
         Ok(())
+    }
+
+    /// Names all clusters at once that aren't locked, so that they can be in one go.
+    fn check_clusters(
+        &self,
+        clusters: &BTreeMap<(ResourceKind, u64), Steps>,
+    ) -> Result<(), MetaError> {
+        let (allocator, reader) = (self.allocator, self.txn.reader());
+        let mut missing = Vec::new();
+        for &cluster in clusters.keys() {
+            match self
+                .hold
+                .check_cluster(allocator, reader, self.resources, cluster)
+            {
+                Err(MetaError::NeedsLocks { places }) => missing.extend(places),
+                other => other?,
+            }
+        }
+        if missing.is_empty() {
+            return Ok(());
+        }
+        let places = missing;
+        Err(MetaError::NeedsLocks { places })
     }
 
     fn edit_cluster(

@@ -10,6 +10,7 @@ use super::block_map::BlockMap;
 use super::blocks::Wanted;
 use super::changes::{Actor, Changes};
 use super::error::MetaError;
+use super::hold::Hold;
 use super::resource_file::{ResourceFile, State};
 use super::system::Resources;
 use crate::format::{
@@ -33,7 +34,7 @@ impl Allocator {
         &self,
         reader: &MetaReader,
         resources: &Resources,
-        actor: Actor,
+        (actor, hold): (Actor, &Hold),
         kind: ResourceKind,
         before: u64,
     ) -> Result<bool, AllocError> {
@@ -45,8 +46,9 @@ impl Allocator {
         if header.resources() != before {
             return Ok(true);
         }
+        hold.check(file.map().fd_offset())?;
         for target in targets(&header, kind, reader) {
-            let changes = Changes::new(reader, resources, self, actor);
+            let changes = Changes::new(reader, resources, self, actor, hold.clone());
             let growth = match Growth::plan(changes, file, &header, &target) {
                 Ok(Some(growth)) => growth,
                 Ok(None) | Err(AllocError::NoSpace { .. }) => continue,

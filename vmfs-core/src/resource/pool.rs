@@ -21,6 +21,8 @@ pub(super) struct Cluster {
     pub(super) last_generation: u32,
     /// A cluster of small file blocks whose large one is free as a whole: it has no header yet.
     pub(super) is_whole: bool,
+    /// False for small file blocks whose large block is free or used as a whole.
+    pub(super) has_header: bool,
 }
 
 type Slot = Mutex<Option<Box<Cluster>>>;
@@ -83,6 +85,21 @@ impl Pool {
         done.unwrap_or(Ok(None))
     }
 
+    /// Forgets what is known of a cluster.
+    pub(super) fn forget(&self, number: u64) {
+        self.with_slot(number, |slot| *slot.lock() = None);
+    }
+
+    /// Forgets that a cluster has no header because its large block is whole.
+    pub(super) fn forget_whole(&self, number: u64) {
+        self.with_slot(number, |slot| {
+            let mut slot = slot.lock();
+            if slot.as_ref().is_some_and(|cluster| !cluster.has_header) {
+                *slot = None;
+            }
+        });
+    }
+
     /// Calls `work` with a cluster that was looked at before.
     pub(super) fn with_known(&self, number: u64, work: impl FnOnce(&mut Cluster)) {
         self.with_slot(number, |slot| {
@@ -114,6 +131,7 @@ fn load(
                 bits: Bits::new(0, |_| false),
                 last_generation: 0,
                 is_whole,
+                has_header: false,
             });
         }
     }
@@ -129,6 +147,7 @@ fn load(
         bits: Bits::new(header.total, is_free),
         last_generation: header.last_generation,
         is_whole: false,
+        has_header: true,
     })
 }
 

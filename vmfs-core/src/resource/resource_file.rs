@@ -67,6 +67,24 @@ impl ResourceFile {
         Arc::clone(&self.state.read())
     }
 
+    /// The state in which the file has `cluster`, if there is one: another host may have made it
+    /// longer.
+    fn state_with(&self, reader: &MetaReader, cluster: u64) -> Arc<State> {
+        let state = self.state();
+        if cluster < state.header.clusters() || reader.journal().is_none() {
+            return state;
+        }
+        let length = reader.layout().fd_size;
+        let fd_offset = state.map.fd_offset().0;
+        reader.drop_cached(fd_offset..fd_offset + length);
+        let header = self.header_place.0;
+        reader.drop_cached(header..header + size_of::<ResourceHeader>() as u64);
+        if let Err(error) = self.reload(reader) {
+            tracing::debug!(kind = %self.kind, %error, "looking whether it has grown");
+        }
+        self.state()
+    }
+
     /// The file has grown.
     pub(super) fn replace(&self, state: State) {
         *self.state.write() = Arc::new(state);
@@ -117,7 +135,7 @@ impl ResourceFile {
         resource: u32,
     ) -> Result<VolumeOffset, MetaError> {
         let header_size = reader.layout().cluster_header_size();
-        let state = self.state();
+        let state = self.state_with(reader, cluster);
         let header = &state.header;
         let Some(offset) = header.resource_offset(cluster, resource, header_size) else {
             return Err(self
@@ -143,7 +161,7 @@ impl ResourceFile {
         cluster: u64,
     ) -> Result<(ClusterHeader, VolumeOffset), MetaError> {
         loop {
-            let state = self.state();
+            let state = self.state_with(reader, cluster);
             let read = self.cluster_of(&state, reader, cluster);
             // The file may have grown in between.
             if read.is_ok() || Arc::ptr_eq(&state, &self.state()) {
@@ -178,7 +196,7 @@ impl ResourceFile {
         reader: &MetaReader,
         cluster: u64,
     ) -> Result<VolumeOffset, MetaError> {
-        self.cluster_place_of(&self.state(), reader, cluster)
+        self.cluster_place_of(&self.state_with(reader, cluster), reader, cluster)
     }
 
     fn cluster_place_of(

@@ -65,6 +65,12 @@ pub enum LunError {
         /// The command.
         command: &'static str,
     },
+    /// Another host took this one for dead, so it must not write any more.
+    #[error("{lun}: this host lost its right to write to it")]
+    Fenced {
+        /// Name of the LUN.
+        lun: String,
+    },
     /// Another host has reserved the LUN.
     #[error("{command} on {lun}: another host has reserved it")]
     ReservationConflict {

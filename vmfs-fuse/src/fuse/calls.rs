@@ -43,7 +43,7 @@ impl Mounted {
     fn enter(&self, found: Result<Arc<Inode>, Errno>, reply: ReplyEntry) {
         match found {
             Ok(inode) => {
-                self.looked_up(inode.fd());
+                self.looked_up(&inode);
                 let (attributes, generation) = self.attributes(&inode);
                 let attributes_for = self.keep_attributes(inode.fd());
                 let names_for = self.caching.names();
@@ -207,8 +207,15 @@ impl Filesystem for Mounted {
     ) {
         match self.make(request, parent, name, New::File(mode)) {
             Ok(inode) => {
-                self.looked_up(inode.fd());
-                let (handle, how) = self.open_new(inode.fd(), OpenFlags(flags));
+                self.looked_up(&inode);
+                let opened = self.open_new(inode.fd(), OpenFlags(flags));
+                let (handle, how) = match opened {
+                    Ok(opened) => opened,
+                    Err(errno) => {
+                        self.forgotten(inode.fd(), 1);
+                        return reply.error(errno);
+                    }
+                };
                 let (attributes, generation) = self.attributes(&inode);
                 let keep = self.keep_new(inode.fd());
                 reply.created(&keep, &attributes, generation, handle, how);

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use dashmap::DashMap;
 use fuser::{Errno, INodeNo};
 use vmfs_core::file::FileError;
 use vmfs_core::format::FdAddr;
@@ -19,6 +20,8 @@ const SEEK_HOLE: i32 = 4;
 pub(super) struct Files {
     pub(super) fs: Arc<FileSystem>,
     complaints: Arc<Complaints>,
+    /// Files that the kernel knows, how often it was told of them, and their generations.
+    told: Arc<DashMap<FdAddr, (u64, u32)>>,
 }
 
 impl Files {
@@ -26,6 +29,7 @@ impl Files {
         Self {
             fs,
             complaints: Arc::default(),
+            told: Arc::default(),
         }
     }
 
@@ -35,9 +39,31 @@ impl Files {
     }
 
     /// The file that the kernel calls `node`, as it is now.
+    ///
+    /// # Errors
+    /// ESTALE when another host has deleted it.
     pub(super) fn inode(&self, node: INodeNo) -> Result<Arc<Inode>, Errno> {
         let fd = Self::fd(node)?;
-        self.heard(fd, self.fs.inode(fd))
+        let inode = self.heard(fd, self.fs.inode(fd))?;
+        let told = self.told.get(&fd).map(|told| told.1);
+        if told.is_some_and(|generation| generation != inode.meta().generation.get()) {
+            return Err(Errno::ESTALE);
+        }
+        Ok(inode)
+    }
+
+    /// Notes that the kernel is told of a file.
+    pub(super) fn note(&self, inode: &Inode) {
+        let mut told = self.told.entry(inode.fd()).or_default();
+        *told = (told.0 + 1, inode.meta().generation.get());
+    }
+
+    /// Notes that the kernel forgets `count` times that it was told of a file.
+    pub(super) fn forget(&self, fd: FdAddr, count: u64) {
+        self.told.remove_if_mut(&fd, |_, told| {
+            told.0 = told.0.saturating_sub(count);
+            told.0 == 0
+        });
     }
 
     /// Turns an error met at the file `fd` into its number, and logs it if it is worth that.

@@ -212,21 +212,25 @@ impl Mounted {
         } else {
             self.files.fs.lookup(directory, &entry.name)
         };
-        if let Err(FsError::NotFound { .. }) = found {
+        if let Err(FsError::NotFound { .. } | FsError::Stale { .. }) = found {
             return false;
         }
-        let (fd, attributes, generation, keep) = match self.files.heard(entry.fd, found) {
+        let found = self.files.heard(entry.fd, found);
+        let (attributes, generation, keep) = match &found {
             Ok(inode) => {
-                let (attributes, generation) = self.attributes(&inode);
+                let (attributes, generation) = self.attributes(inode);
                 let keep = self.caching.names().min(self.keep_attributes(inode.fd()));
-                (inode.fd(), attributes, generation, keep)
+                (attributes, generation, keep)
             }
-            Err(_) => (entry.fd, unreadable(entry), Generation(0), Duration::ZERO),
+            Err(_) => (unreadable(entry), Generation(0), Duration::ZERO),
         };
         let name = OsStr::from_bytes(&entry.name);
         let full = reply.add(attributes.ino, next, name, &keep, &attributes, generation);
         if !full && !is_dot {
-            self.looked_up(fd);
+            match &found {
+                Ok(inode) => self.looked_up(inode),
+                Err(_) => self.files.fs.hold(entry.fd),
+            }
         }
         full
     }

@@ -73,7 +73,7 @@ impl Mounted {
             kernel,
         });
         let caching = match &changing {
-            Some(_) => Caching::alone(options),
+            Some(_) => Caching::writing(&fs, options),
             None => Caching::watch(&fs, options),
         };
         Self {
@@ -159,16 +159,19 @@ impl Mounted {
 
     /// Notes that the kernel is told of the file `fd`, so that it lives until the kernel forgets
     /// it as often.
-    fn looked_up(&self, fd: FdAddr) {
+    fn looked_up(&self, inode: &Inode) {
+        let fd = inode.fd();
         // The kernel has the root from the start, without asking.
         if self.changing.is_some() && fd != FdAddr::ROOT {
             self.files.fs.hold(fd);
+            self.files.note(inode);
         }
     }
 
     /// The kernel forgets `count` look-ups of the file `fd`.
     fn forgotten(&self, fd: FdAddr, count: u64) {
         if self.changing.is_some() && fd != FdAddr::ROOT {
+            self.files.forget(fd, count);
             self.files.fs.release(fd, count);
         }
     }

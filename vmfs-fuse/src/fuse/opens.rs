@@ -4,6 +4,7 @@ use dashmap::{DashMap, DashSet};
 use fuser::{Errno, FileHandle, FopenFlags, INodeNo, OpenAccMode, OpenFlags};
 use rustix::fs::OFlags;
 use vmfs_core::format::{FdAddr, FileKind};
+use vmfs_core::fs::OpenMode;
 
 use super::Mounted;
 use super::files::Files;
@@ -82,6 +83,15 @@ fn writes(flags: OpenFlags) -> bool {
     flags.acc_mode() != OpenAccMode::O_RDONLY
 }
 
+/// How the file is locked against other hosts.
+fn mode(flags: OpenFlags) -> OpenMode {
+    if writes(flags) {
+        OpenMode::Write
+    } else {
+        OpenMode::Read
+    }
+}
+
 fn is_direct(flags: OpenFlags) -> bool {
     flags.0 & OFlags::DIRECT.bits().cast_signed() != 0
 }
@@ -100,27 +110,33 @@ impl Mounted {
             return self.open_unchanging().map(|flags| (CACHED, flags));
         };
         let inode = self.files.inode(node)?;
-        if writes(flags) {
-            if inode.kind() == FileKind::System {
-                return Err(Errno::EPERM);
-            }
-            if changing.opens.add(inode.fd()) {
-                changing.kernel.forget_attributes(node);
-            }
+        if writes(flags) && inode.kind() == FileKind::System {
+            return Err(Errno::EPERM);
+        }
+        let opened = self.files.fs.open_file(inode.fd(), mode(flags));
+        self.files.heard(inode.fd(), opened)?;
+        if writes(flags) && changing.opens.add(inode.fd()) {
+            changing.kernel.forget_attributes(node);
         }
         self.files.fs.hold(inode.fd());
         Ok(self.handle(inode.fd(), flags))
     }
 
     /// Counts what a file that was just made is opened for.
-    pub(super) fn open_new(&self, fd: FdAddr, flags: OpenFlags) -> (FileHandle, FopenFlags) {
+    pub(super) fn open_new(
+        &self,
+        fd: FdAddr,
+        flags: OpenFlags,
+    ) -> Result<(FileHandle, FopenFlags), Errno> {
+        let opened = self.files.fs.open_file(fd, mode(flags));
+        self.files.heard(fd, opened)?;
         if let Some(changing) = &self.changing
             && writes(flags)
         {
             changing.opens.add(fd);
         }
         self.files.fs.hold(fd);
-        self.handle(fd, flags)
+        Ok(self.handle(fd, flags))
     }
 
     /// Closes a file for good.
@@ -134,6 +150,7 @@ impl Mounted {
                 changing.opens.pass_by(fd, false);
             }
         }
+        self.files.fs.close_file(fd, mode(flags));
         self.files.fs.release(fd, 1);
     }
 
@@ -151,7 +168,12 @@ impl Mounted {
     }
 
     fn handle(&self, fd: FdAddr, flags: OpenFlags) -> (FileHandle, FopenFlags) {
-        let keep = FopenFlags::FOPEN_KEEP_CACHE;
+        // What another host has written since is not in the cache.
+        let keep = if self.caching.is_shared() {
+            FopenFlags::empty()
+        } else {
+            FopenFlags::FOPEN_KEEP_CACHE
+        };
         let opens = self.changing.as_ref().map(|changing| &changing.opens);
         if is_direct(flags) {
             if let Some(opens) = opens

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use fuser::MountOption;
+use vmfs_core::cluster::LockMethod;
 
 use values::{host_name, interval, lock, number, permissions, seconds, split, threads};
 
@@ -53,6 +54,8 @@ pub(crate) struct HostOptions {
     pub(crate) lease: Option<Duration>,
     /// Time after which a change is durable without anyone asking.
     pub(crate) commit: Option<Duration>,
+    /// How it locks; what suits the LUN by default.
+    pub(crate) lock: Option<LockMethod>,
 }
 
 /// What `-o` asked for.
@@ -117,10 +120,6 @@ pub(crate) enum OptionError {
         "a FUSE mount can't be remounted, so not made read-only either; unmount it and mount it again with the new options"
     )]
     Remount,
-    #[error(
-        "locking between hosts isn't built yet: --lock={0} has to wait for it; mount on one host only, with --lock=auto or without"
-    )]
-    Lock(String),
 }
 
 /// Options that mount(8), systemd or automounters act upon, and those about access times, which
@@ -192,7 +191,7 @@ impl Options {
             "heartbeat" => self.host.heartbeat = Some(interval(name, required()?)?),
             "lease" => self.host.lease = Some(interval(name, required()?)?),
             "commit" => self.host.commit = Some(interval(name, required()?)?),
-            "lock" => lock(name, required()?)?,
+            "lock" => self.host.lock = lock(name, required()?)?,
             _ => return Ok(false),
         }
         Ok(true)
@@ -285,6 +284,7 @@ mod tests {
             heartbeat: Some(Duration::from_millis(50)),
             lease: Some(Duration::from_secs(2)),
             commit: Some(Duration::from_millis(1500)),
+            lock: None,
         };
         assert_eq!(options.host, host);
         assert_eq!(read("lock=auto"), Ok(Options::default()));
@@ -310,8 +310,6 @@ mod tests {
             ("commit=0", "from 0.001"),
             ("lease=1e9", "to 3600"),
             ("host=", "'host'"),
-            ("lock=ats", "isn't built yet"),
-            ("lock=scsi2", "isn't built yet"),
             ("lock=yes", "one of auto"),
         ] {
             let error = read(list).expect_err(list).to_string();

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use vmfs_core::cluster::LockMethod;
+
 use super::OptionError;
 
 /// Threads that `threads=` may ask for.
@@ -78,11 +80,12 @@ pub(super) fn host_name(name: &str, value: &str) -> Result<String, OptionError> 
     Ok(value.to_owned())
 }
 
-/// How hosts lock each other out; there is one way so far, that no other host is there.
-pub(super) fn lock(name: &str, value: &str) -> Result<(), OptionError> {
+/// How hosts lock each other out.
+pub(super) fn lock(name: &str, value: &str) -> Result<Option<LockMethod>, OptionError> {
     match value {
-        "auto" => Ok(()),
-        "ats" | "scsi2" => Err(OptionError::Lock(value.to_owned())),
+        "auto" => Ok(None),
+        "ats" => Ok(Some(LockMethod::Ats)),
+        "scsi2" => Ok(Some(LockMethod::Scsi2)),
         _ => Err(bad(name, value, "one of auto, ats, scsi2")),
     }
 }

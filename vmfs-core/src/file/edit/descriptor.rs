@@ -1,6 +1,6 @@
 use crate::file::error::FileError;
 use crate::format::{
-    At, Family, FdAddr, FdImage, FileKind, FileMetadata, Layout, ResourceKind, ZeroLevel,
+    At, DiskLock, Family, FdAddr, FdImage, FileKind, FileMetadata, Layout, ResourceKind, ZeroLevel,
 };
 use crate::lvm::VolumeOffset;
 use crate::resource::Changes;
@@ -42,6 +42,7 @@ impl<'c, 'a> FileEdit<'c, 'a> {
         fd: FdAddr,
         place: VolumeOffset,
     ) -> Result<Self, FileError> {
+        changes.check_file(place)?;
         let layout = changes.txn.reader().layout();
         let mut bytes = vec![0; layout.fd_size as usize];
         changes.txn.read(place, &mut bytes)?;
@@ -69,6 +70,9 @@ impl<'c, 'a> FileEdit<'c, 'a> {
         let place = changes.locate(ResourceKind::FileDescriptor, place)?;
         let now = changes.now();
         let mut image = FdImage::new(layout, fd, place.0, new.kind, now);
+        let mut before = [0; size_of::<DiskLock>()];
+        changes.txn.read(place, &mut before)?;
+        image.follow_lock(&before);
         let meta = image.metadata();
         meta.generation = generation.into();
         meta.links = 1.into();

@@ -1,0 +1,112 @@
+use std::sync::Arc;
+
+use super::membership::Membership;
+use crate::scsi::{
+    Access, Attention, Capabilities, Comparison, Counters, DeviceOffset, Lun, LunError,
+    LunIdentity, PersistentReserve, Reservations,
+};
+
+/// A LUN to which a host writes only as long as it holds its lease.
+#[derive(Debug)]
+pub struct HostLun {
+    inner: Arc<dyn Lun>,
+    membership: Arc<Membership>,
+}
+
+impl HostLun {
+    /// `inner` as the host with this membership may use it.
+    pub fn new(inner: Arc<dyn Lun>, membership: Arc<Membership>) -> Self {
+        Self { inner, membership }
+    }
+
+    fn checked<T>(
+        &self,
+        command: impl FnOnce(&dyn Lun) -> Result<T, LunError>,
+    ) -> Result<T, LunError> {
+        self.membership.check(self.inner.name())?;
+        command(&*self.inner)
+    }
+}
+
+impl Lun for HostLun {
+    fn name(&self) -> &str {
+        self.inner.name()
+    }
+
+    fn capacity(&self) -> u64 {
+        self.inner.capacity()
+    }
+
+    fn block_size(&self) -> u32 {
+        self.inner.block_size()
+    }
+
+    fn access(&self) -> Access {
+        self.inner.access()
+    }
+
+    fn identity(&self) -> Option<&LunIdentity> {
+        self.inner.identity()
+    }
+
+    fn read(&self, offset: DeviceOffset, buf: &mut [u8]) -> Result<(), LunError> {
+        self.inner.read(offset, buf)
+    }
+
+    fn write(&self, offset: DeviceOffset, data: &[u8]) -> Result<(), LunError> {
+        self.checked(|lun| lun.write(offset, data))
+    }
+
+    fn write_zeros(&self, offset: DeviceOffset, length: u64) -> Result<(), LunError> {
+        self.checked(|lun| lun.write_zeros(offset, length))
+    }
+
+    fn flush(&self) -> Result<(), LunError> {
+        self.checked(|lun| lun.flush())
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        self.inner.capabilities()
+    }
+
+    fn compare_and_write(
+        &self,
+        offset: DeviceOffset,
+        expected: &[u8],
+        new: &[u8],
+    ) -> Result<Comparison, LunError> {
+        self.checked(|lun| lun.compare_and_write(offset, expected, new))
+    }
+
+    fn reserve(&self) -> Result<(), LunError> {
+        self.checked(|lun| lun.reserve())
+    }
+
+    fn release(&self) -> Result<(), LunError> {
+        self.inner.release()
+    }
+
+    fn reset(&self) -> Result<(), LunError> {
+        self.checked(|lun| lun.reset())
+    }
+
+    fn persistent_reserve(&self, action: PersistentReserve) -> Result<(), LunError> {
+        self.checked(|lun| lun.persistent_reserve(action))
+    }
+
+    fn reservations(&self) -> Result<Reservations, LunError> {
+        self.inner.reservations()
+    }
+
+    fn unmap(&self, offset: DeviceOffset, length: u64) -> Result<(), LunError> {
+        self.checked(|lun| lun.unmap(offset, length))
+    }
+
+    fn attentions(&self) -> Vec<Attention> {
+        self.inner.attentions()
+    }
+
+    fn counters(&self) -> &Counters {
+        self.inner.counters()
+    }
+}

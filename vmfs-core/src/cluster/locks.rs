@@ -1,0 +1,576 @@
+use std::collections::{BTreeSet, HashMap};
+use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use parking_lot::{Condvar, Mutex};
+
+use super::disk::{Decision, Wish};
+use super::host::{HostConfig, LockMethod};
+use super::membership::Membership;
+use super::sector::Reserved;
+use super::watch::Watch;
+use super::{Host, disk, sector};
+use crate::format::{Damage, Layout};
+use crate::lvm::{LvmError, Volume, VolumeOffset};
+use crate::scsi::jitter;
+
+/// First wait for a lock that another host has.
+const FIRST_WAIT: Duration = Duration::from_micros(100);
+/// Longest wait between two looks at it.
+const LONGEST_WAIT: Duration = Duration::from_millis(5);
+/// After this time a lock is given back before this host's next user gets it, so that others have
+/// their turn.
+const TURN: Duration = Duration::from_millis(10);
+/// Locks whose last state is remembered.
+const REMEMBERED: usize = 65_536;
+
+/// How a host that has a file open holds its lock.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum OpenMode {
+    /// With other hosts that read it.
+    Read,
+    /// With other hosts that write to it, too.
+    MultiWriter,
+    /// Alone.
+    Write,
+}
+
+/// A lock could not be had.
+#[derive(Debug, thiserror::Error)]
+pub enum LockError {
+    /// Another host has it.
+    #[error("the lock at {place} is held by host {}", by.shown())]
+    Held {
+        /// Where the lock lies.
+        place: VolumeOffset,
+        /// The host.
+        by: Box<Host>,
+        /// It has it for an open file, not for a moment.
+        is_open: bool,
+    },
+    /// As many hosts as the format has room for share it.
+    #[error("the lock at {place} is shared by eight hosts already, as many as the format allows")]
+    Crowded {
+        /// Where the lock lies.
+        place: VolumeOffset,
+    },
+    /// A host has it that is dead, and must be taken over from first.
+    #[error("the lock at {place} is held by host {}, which is dead", host.shown())]
+    Dead {
+        /// Where the lock lies.
+        place: VolumeOffset,
+        /// The host.
+        host: Box<Host>,
+    },
+    /// The volume failed.
+    #[error(transparent)]
+    Volume(#[from] LvmError),
+    /// What lies there is no lock.
+    #[error(transparent)]
+    Damage(#[from] Damage),
+}
+
+/// What this host does with a lock.
+#[derive(Debug, Default)]
+struct Entry {
+    /// Calls that have it for themselves, against other hosts.
+    users: u32,
+    /// Those of them that keep it for long.
+    kept: u32,
+    open: Option<OpenMode>,
+    /// What this host has written there, while it holds the lock.
+    on_disk: Option<Vec<u8>>,
+    mode: Option<Wish>,
+    /// A thread is changing it on disk.
+    busy: bool,
+    /// Uptime when the first of `users` came.
+    since: Duration,
+}
+
+/// The disk locks that this host holds.
+///
+/// Calls of this host share a lock: they keep out of each other's way by other means. Whoever
+/// needs several takes them in the order of their places, so that no two hosts wait for each other.
+#[derive(Debug)]
+pub struct LockTable {
+    volume: Arc<Volume>,
+    layout: Layout,
+    membership: Arc<Membership>,
+    watch: Arc<Watch>,
+    host: HostConfig,
+    entries: Mutex<HashMap<VolumeOffset, Entry>>,
+    changed: Condvar,
+    /// How each lock was when this host last knew what it protects.
+    known: Mutex<HashMap<VolumeOffset, Vec<u8>>>,
+    listener: OnceLock<Listener>,
+    random: AtomicU64,
+}
+
+/// Is told of a place whose lock other hosts have held since this one last did.
+struct Listener(Box<dyn Fn(VolumeOffset) + Send + Sync>);
+
+impl std::fmt::Debug for Listener {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Listener")
+    }
+}
+
+/// How a lock is at a moment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Version(Vec<u8>);
+
+/// Locks that a call holds.
+#[derive(Debug)]
+pub struct Held<'a> {
+    table: &'a LockTable,
+    places: Vec<VolumeOffset>,
+}
+
+impl LockTable {
+    /// No lock is held yet. `volume` is the one that checks whether the host may write.
+    pub fn new(
+        volume: Arc<Volume>,
+        layout: Layout,
+        membership: Arc<Membership>,
+        watch: Arc<Watch>,
+        host: HostConfig,
+    ) -> Self {
+        let seed = membership.key().0;
+        Self {
+            volume,
+            layout,
+            membership,
+            watch,
+            host,
+            entries: Mutex::default(),
+            changed: Condvar::new(),
+            known: Mutex::default(),
+            listener: OnceLock::new(),
+            random: AtomicU64::new(seed | 1),
+        }
+    }
+
+    /// Has `listener` called with each place that another host may have changed, after its lock is
+    /// taken and before anyone uses it.
+    pub fn on_change(&self, listener: impl Fn(VolumeOffset) + Send + Sync + 'static) {
+        let _ = self.listener.set(Listener(Box::new(listener)));
+    }
+
+    /// Takes all locks at `places`, waiting for each up to `patience` in all.
+    pub fn lock(
+        &self,
+        places: &BTreeSet<VolumeOffset>,
+        patience: Duration,
+    ) -> Result<Held<'_>, LockError> {
+        let mut held = Held {
+            table: self,
+            places: Vec::with_capacity(places.len()),
+        };
+        let deadline = self.host.clock.uptime() + patience;
+        let mut reserved = None;
+        for &place in places {
+            self.take(place, deadline, &mut reserved)?;
+            held.places.push(place);
+        }
+        Ok(held)
+    }
+
+    fn take<'a>(
+        &'a self,
+        place: VolumeOffset,
+        deadline: Duration,
+        reserved: &mut Option<(VolumeOffset, Reserved<'a>)>,
+    ) -> Result<(), LockError> {
+        let mut wait = FIRST_WAIT;
+        loop {
+            let known = {
+                let mut entries = self.entries.lock();
+                let entry = entries.entry(place).or_default();
+                let overdue = entry.users > 0
+                    && entry.kept == 0
+                    && self.host.clock.uptime().saturating_sub(entry.since) > TURN;
+                if entry.busy || overdue {
+                    // Not with the LUN reserved, which would keep out everybody.
+                    *reserved = None;
+                    self.changed.wait(&mut entries);
+                    continue;
+                }
+                if entry.mode == Some(Wish::Alone) || entry.mode == Some(Wish::Write) {
+                    if entry.users == 0 {
+                        entry.since = self.host.clock.uptime();
+                    }
+                    entry.users += 1;
+                    return Ok(());
+                }
+                entry.busy = true;
+                entry.on_disk.is_some()
+            };
+            let taken = self.take_on_disk(place, Wish::Alone, known, reserved);
+            let mut entries = self.entries.lock();
+            let entry = entries.entry(place).or_default();
+            entry.busy = false;
+            self.changed.notify_all();
+            match taken {
+                Ok(block) => {
+                    entry.on_disk = Some(block);
+                    entry.mode = Some(Wish::Alone);
+                    entry.users = 1;
+                    entry.since = self.host.clock.uptime();
+                    return Ok(());
+                }
+                Err(error) => {
+                    Self::tidy(&mut entries, place);
+                    drop(entries);
+                    *reserved = None;
+                    let LockError::Held { is_open, .. } = &error else {
+                        return Err(error);
+                    };
+                    if *is_open || self.host.clock.uptime() >= deadline {
+                        return Err(error);
+                    }
+                    self.host.clock.sleep(jitter(wait, &self.random));
+                    wait = (wait * 3 / 2).min(LONGEST_WAIT);
+                }
+            }
+        }
+    }
+
+    /// Has a file opened that this host doesn't have open in this mode or a stronger one.
+    pub fn open(&self, place: VolumeOffset, mode: OpenMode) -> Result<(), LockError> {
+        loop {
+            let mut entries = self.entries.lock();
+            let entry = entries.entry(place).or_default();
+            if entry.busy {
+                self.changed.wait(&mut entries);
+                continue;
+            }
+            if entry.open >= Some(mode) {
+                return Ok(());
+            }
+            let wish = Wish::from(mode);
+            if entry.users > 0 {
+                // The last of them leaves it as it is to be.
+                entry.open = Some(mode);
+                return Ok(());
+            }
+            entry.busy = true;
+            let known = entry.on_disk.is_some();
+            drop(entries);
+            let taken = self.take_on_disk(place, wish, known, &mut None);
+            let mut entries = self.entries.lock();
+            let entry = entries.entry(place).or_default();
+            entry.busy = false;
+            self.changed.notify_all();
+            match taken {
+                Ok(block) => {
+                    entry.on_disk = Some(block);
+                    entry.mode = Some(wish);
+                    entry.open = Some(mode);
+                    return Ok(());
+                }
+                Err(error) => {
+                    Self::tidy(&mut entries, place);
+                    return Err(error);
+                }
+            }
+        }
+    }
+
+    /// The file is open in this mode only by now, or `None`, not at all.
+    pub fn close(&self, place: VolumeOffset, left: Option<OpenMode>) {
+        let mut entries = self.entries.lock();
+        if let Some(entry) = entries.get_mut(&place) {
+            entry.open = left;
+            drop(entries);
+            self.settle(place);
+        }
+    }
+
+    /// Whether this host holds the lock so that no other one writes to what it protects.
+    pub fn protects(&self, place: VolumeOffset) -> bool {
+        let entries = self.entries.lock();
+        entries
+            .get(&place)
+            .is_some_and(|entry| !entry.busy && entry.mode.is_some_and(|m| m != Wish::MultiWriter))
+    }
+
+    /// Whether this host holds the lock alone.
+    pub fn is_exclusive(&self, place: VolumeOffset) -> bool {
+        let entries = self.entries.lock();
+        entries.get(&place).is_some_and(|entry| {
+            !entry.busy && matches!(entry.mode, Some(Wish::Alone | Wish::Write))
+        })
+    }
+
+    /// Gives up what [`Held::keep`] kept.
+    pub fn leave_all(&self, places: impl IntoIterator<Item = VolumeOffset>) {
+        for place in places {
+            if let Some(entry) = self.entries.lock().get_mut(&place) {
+                entry.kept = entry.kept.saturating_sub(1);
+            }
+            self.leave(place);
+        }
+    }
+
+    /// How the lock is now, to be compared with how it is later: what it protects didn't change in
+    /// between if it is the same. Waits while another host is changing it.
+    pub fn version(&self, place: VolumeOffset, patience: Duration) -> Result<Version, LockError> {
+        let deadline = self.host.clock.uptime() + patience;
+        let mut wait = FIRST_WAIT;
+        loop {
+            let block = sector::read(&self.volume, place)?;
+            let state = disk::look(&self.volume, &self.layout, place, &block, &self.membership)?;
+            match state.changing {
+                None => {
+                    self.compare(place, &block, state.is_settled);
+                    return Ok(Version(block));
+                }
+                Some(by) => {
+                    if self.watch.is_dead(&by) {
+                        let host = Box::new(by);
+                        return Err(LockError::Dead { place, host });
+                    }
+                    if self.host.clock.uptime() >= deadline {
+                        let (by, is_open) = (Box::new(by), false);
+                        return Err(LockError::Held { place, by, is_open });
+                    }
+                }
+            }
+            self.host.clock.sleep(jitter(wait, &self.random));
+            wait = (wait * 3 / 2).min(LONGEST_WAIT);
+        }
+    }
+
+    /// Forgets what was known of a lock: its next user looks again.
+    pub fn forget(&self) {
+        self.known.lock().clear();
+    }
+
+    /// Compares a lock with what is known of it and tells the listener if it changed. If
+    /// `is_settled`, what is read from now on belongs to this state.
+    fn compare(&self, place: VolumeOffset, block: &[u8], is_settled: bool) {
+        let same = self.known.lock().get(&place).map(Vec::as_slice) == Some(block);
+        if same {
+            return;
+        }
+        if let Some(listener) = self.listener.get() {
+            (listener.0)(place);
+        }
+        if is_settled {
+            self.remember(place, block);
+        } else {
+            self.known.lock().remove(&place);
+        }
+    }
+
+    fn remember(&self, place: VolumeOffset, block: &[u8]) {
+        let mut known = self.known.lock();
+        if known.len() >= REMEMBERED {
+            known.clear();
+        }
+        known.insert(place, block.to_vec());
+    }
+
+    /// Takes a lock on disk; the block as it is then. `is_mine`: this host has it in another way already.
+    fn take_on_disk<'a>(
+        &'a self,
+        place: VolumeOffset,
+        wish: Wish,
+        is_mine: bool,
+        reserved: &mut Option<(VolumeOffset, Reserved<'a>)>,
+    ) -> Result<Vec<u8>, LockError> {
+        let method = self.membership.method();
+        loop {
+            if method == LockMethod::Scsi2 && !self.is_reserved(place, reserved)? {
+                *reserved = Some((place, Reserved::take(&self.volume, place)?));
+            }
+            let old = sector::read(&self.volume, place)?;
+            let me = &self.membership;
+            let new = match disk::decide(&self.volume, &self.layout, place, &old, wish, me)? {
+                Decision::Take(new) => new,
+                Decision::Crowded => return Err(LockError::Crowded { place }),
+                Decision::Held(holder) => {
+                    let (by, is_open) = (Box::new(holder.host), holder.is_open);
+                    return Err(if self.watch.is_dead(&by) {
+                        LockError::Dead { place, host: by }
+                    } else {
+                        LockError::Held { place, by, is_open }
+                    });
+                }
+            };
+            let written = match method {
+                LockMethod::Ats => sector::swap(&self.volume, method, place, &old, &new)?,
+                // The reservation keeps others away from reading to writing.
+                LockMethod::Scsi2 | LockMethod::Alone => {
+                    self.volume.write(place, &new)?;
+                    true
+                }
+            };
+            if written {
+                if !is_mine {
+                    self.compare(place, &old, false);
+                }
+                return Ok(new);
+            }
+        }
+    }
+
+    /// Whether the reservation at hand is one of the LUN that `place` lies on.
+    fn is_reserved(
+        &self,
+        place: VolumeOffset,
+        reserved: &mut Option<(VolumeOffset, Reserved<'_>)>,
+    ) -> Result<bool, LvmError> {
+        let Some((other, _)) = reserved else {
+            return Ok(false);
+        };
+        let same = Arc::ptr_eq(self.volume.place(*other)?.0, self.volume.place(place)?.0);
+        if !same {
+            *reserved = None;
+        }
+        Ok(same)
+    }
+
+    /// One user less.
+    fn leave(&self, place: VolumeOffset) {
+        let mut entries = self.entries.lock();
+        if let Some(entry) = entries.get_mut(&place) {
+            entry.users = entry.users.saturating_sub(1);
+        }
+        drop(entries);
+        self.settle(place);
+    }
+
+    /// Brings a lock without users to the state that open files need.
+    fn settle(&self, place: VolumeOffset) {
+        let mut entries = self.entries.lock();
+        let (wish, old) = loop {
+            let Some(entry) = entries.get_mut(&place) else {
+                return;
+            };
+            if entry.busy {
+                self.changed.wait(&mut entries);
+                continue;
+            }
+            let wish = entry.open.map(Wish::from);
+            if entry.users > 0 || entry.mode == wish {
+                Self::tidy(&mut entries, place);
+                return;
+            }
+            let Some(old) = entry.on_disk.clone() else {
+                return;
+            };
+            entry.busy = true;
+            break (wish, old);
+        };
+        drop(entries);
+        let result = self.change_own(place, wish, &old);
+        let mut entries = self.entries.lock();
+        let entry = entries.entry(place).or_default();
+        entry.busy = false;
+        match result {
+            Ok(new) => {
+                entry.mode = wish;
+                entry.on_disk = wish.is_some().then(|| new.clone());
+                if wish.is_none() {
+                    self.remember(place, &new);
+                }
+            }
+            Err(error) => {
+                // It is this host's for good then, until it may be had again or is taken away.
+                tracing::warn!(%place, "a lock could not be given back: {error}");
+            }
+        }
+        Self::tidy(&mut entries, place);
+        self.changed.notify_all();
+    }
+
+    /// Changes a lock that this host holds to what is left of it.
+    fn change_own(
+        &self,
+        place: VolumeOffset,
+        left: Option<Wish>,
+        old: &[u8],
+    ) -> Result<Vec<u8>, LockError> {
+        let method = self.membership.method();
+        let alone = disk::is_alone(old);
+        let mut old = old.to_vec();
+        let mut reserved = None;
+        loop {
+            if !alone && method == LockMethod::Scsi2 {
+                reserved = Some(Reserved::take(&self.volume, place)?);
+            }
+            if !alone {
+                // Others come and go in the list of those that share it.
+                old = sector::read(&self.volume, place)?;
+            }
+            let new = disk::leave(&old, left, &self.membership);
+            let done = match method {
+                LockMethod::Ats => sector::swap(&self.volume, method, place, &old, &new)?,
+                LockMethod::Scsi2 | LockMethod::Alone => {
+                    self.volume.write(place, &new)?;
+                    true
+                }
+            };
+            drop(reserved.take());
+            if done {
+                return Ok(new);
+            }
+            if alone {
+                // Somebody broke it.
+                return Err(LvmError::Lun(crate::scsi::LunError::Fenced {
+                    lun: self.volume.place(place)?.0.name().to_owned(),
+                })
+                .into());
+            }
+        }
+    }
+
+    fn tidy(entries: &mut HashMap<VolumeOffset, Entry>, place: VolumeOffset) {
+        let idle = entries.get(&place).is_some_and(|entry| {
+            !entry.busy && entry.users == 0 && entry.open.is_none() && entry.on_disk.is_none()
+        });
+        if idle {
+            entries.remove(&place);
+        }
+    }
+}
+
+impl Held<'_> {
+    /// Whether the lock at `place` is among them.
+    pub fn has(&self, place: VolumeOffset) -> bool {
+        self.places.contains(&place)
+    }
+
+    /// Keeps the locks beyond the call, until [`LockTable::leave_all`].
+    pub fn keep(&self) -> Vec<VolumeOffset> {
+        let mut entries = self.table.entries.lock();
+        for place in &self.places {
+            let entry = entries.entry(*place).or_default();
+            entry.users += 1;
+            entry.kept += 1;
+        }
+        self.places.clone()
+    }
+
+    /// Each lock's place and the number that it has since it was taken.
+    pub fn tokens(&self) -> Vec<(u64, u64)> {
+        let entries = self.table.entries.lock();
+        self.places
+            .iter()
+            .map(|place| {
+                let block = entries.get(place).and_then(|e| e.on_disk.as_deref());
+                (place.0, block.map_or(0, disk::token))
+            })
+            .collect()
+    }
+}
+
+impl Drop for Held<'_> {
+    fn drop(&mut self) {
+        for &place in self.places.iter().rev() {
+            self.table.leave(place);
+        }
+    }
+}

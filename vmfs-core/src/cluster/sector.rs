@@ -1,0 +1,79 @@
+//! Sectors that hosts change under each other's eyes.
+
+use super::host::LockMethod;
+use crate::lvm::{LvmError, Volume, VolumeOffset};
+use crate::scsi::{Comparison, LunError};
+
+/// The block of the LUN that begins at `offset`, which a lock or a heartbeat slot has to itself:
+/// what one COMPARE AND WRITE covers.
+pub(super) fn read(volume: &Volume, offset: VolumeOffset) -> Result<Vec<u8>, LvmError> {
+    let (lun, place) = volume.place(offset)?;
+    let mut block = vec![0; lun.block_size().max(512) as usize];
+    lun.read(place, &mut block)?;
+    Ok(block)
+}
+
+/// Changes a block from `old` to `new`, as one step; false if it isn't `old` any more.
+///
+/// If the answer to a command is lost the block is looked at: `new` is no other host's, so what is
+/// there tells whether it was written.
+pub(super) fn swap(
+    volume: &Volume,
+    method: LockMethod,
+    offset: VolumeOffset,
+    old: &[u8],
+    new: &[u8],
+) -> Result<bool, LvmError> {
+    let (lun, place) = volume.place(offset)?;
+    match method {
+        LockMethod::Ats => {
+            let written = lun.compare_and_write(place, old, new)?;
+            Ok(written == Comparison::Written)
+        }
+        LockMethod::Scsi2 => {
+            let _reserved = Reserved::take(volume, offset)?;
+            compare_then_write(volume, offset, old, new)
+        }
+        LockMethod::Alone => compare_then_write(volume, offset, old, new),
+    }
+}
+
+/// The part of [`swap`] that is done while the LUN is reserved.
+pub(super) fn compare_then_write(
+    volume: &Volume,
+    offset: VolumeOffset,
+    old: &[u8],
+    new: &[u8],
+) -> Result<bool, LvmError> {
+    if read(volume, offset)? != old {
+        return Ok(false);
+    }
+    volume.write(offset, new)?;
+    Ok(true)
+}
+
+/// A reservation of the LUN that a sector lies on.
+#[derive(Debug)]
+pub(super) struct Reserved<'a> {
+    volume: &'a Volume,
+    offset: VolumeOffset,
+}
+
+impl<'a> Reserved<'a> {
+    pub(super) fn take(volume: &'a Volume, offset: VolumeOffset) -> Result<Self, LvmError> {
+        volume.place(offset)?.0.reserve()?;
+        Ok(Self { volume, offset })
+    }
+}
+
+impl Drop for Reserved<'_> {
+    fn drop(&mut self) {
+        let released = self.volume.place(self.offset).map(|(lun, _)| lun.release());
+        if let Ok(Err(error)) = released
+            && !matches!(error, LunError::ReservationLost { .. })
+        {
+            // The array gives it up with the next command that it can answer, or with the session.
+            tracing::warn!("a reservation could not be released: {error}");
+        }
+    }
+}

@@ -1,0 +1,119 @@
+//! Taking over from a host that is dead: so that no two hosts do, and that it never writes again.
+
+use zerocopy::FromBytes;
+
+use super::host::LockMethod;
+use super::membership::{FENCE, Membership, free_image};
+use super::{Host, Watch, host_at, sector};
+use crate::format::{HostNote, Layout};
+use crate::lvm::{LvmError, VolumeOffset};
+use crate::scsi::{Key, LunError, PersistentReserve};
+
+/// The right to put in order what a dead host left.
+#[derive(Debug)]
+pub struct Takeover<'a> {
+    membership: &'a Membership,
+    /// The dead host, as its slot was.
+    pub host: Host,
+    slot: Vec<u8>,
+}
+
+/// Claims `dead`, whose heartbeat stands still, for the host with this membership, and keeps it
+/// from writing; `None` if it lives after all, or another host is at it.
+///
+/// # Errors
+/// When the LUN fails. What was claimed is claimed again once this host's own lease is over.
+pub fn take_over<'a>(
+    membership: &'a Membership,
+    layout: &Layout,
+    watch: &Watch,
+    dead: &Host,
+) -> Result<Option<Takeover<'a>>, LvmError> {
+    let volume = membership.volume();
+    let old = sector::read(volume, dead.offset)?;
+    let Some(found) = host_at(volume, layout, dead.offset)? else {
+        return Ok(None);
+    };
+    let of = |host: &Host| (host.host, host.generation, host.stamp_us, host.taken_by);
+    if of(&found) != of(dead) || is_being_taken_over(membership, layout, watch, dead)? {
+        return Ok(None);
+    }
+    let mut new = old.clone();
+    let note = new.get_mut(HostNote::OFFSET..).unwrap_or_default();
+    if let Ok((note, _)) = HostNote::mut_from_prefix(note) {
+        note.magic = HostNote::MAGIC;
+        note.taken_by = membership.offset().0.into();
+        note.taken_by_generation = membership.generation().into();
+    }
+    if !sector::swap(volume, membership.method(), dead.offset, &old, &new)? {
+        return Ok(None);
+    }
+    tracing::warn!("host {} is dead: taking over what it left", dead.shown());
+    fence(membership, dead)?;
+    membership.set_replaying(Some((dead.host, dead.offset, dead.generation)))?;
+    Ok(Some(Takeover {
+        membership,
+        host: dead.clone(),
+        slot: new,
+    }))
+}
+
+/// Whether a host that lives is taking over from `dead` already.
+fn is_being_taken_over(
+    membership: &Membership,
+    layout: &Layout,
+    watch: &Watch,
+    dead: &Host,
+) -> Result<bool, LvmError> {
+    let me = (membership.offset().0, membership.generation());
+    let (slot, generation) = dead.taken_by;
+    if slot == 0 || (slot, generation) == me {
+        return Ok(false);
+    }
+    let other = host_at(membership.volume(), layout, VolumeOffset(slot))?;
+    let other = other.filter(|other| other.generation == generation && other.taken_by != me);
+    Ok(other.is_some_and(|other| !watch.is_dead(&other)))
+}
+
+/// Keeps `dead` from writing, should it wake up: its registration goes, or a reset lets its next
+/// command fail.
+fn fence(membership: &Membership, dead: &Host) -> Result<(), LvmError> {
+    let luns = membership.volume().luns();
+    match membership.method() {
+        LockMethod::Ats if membership.can_fence() && dead.key != 0 => {
+            for lun in luns {
+                let preempt = PersistentReserve::Preempt {
+                    key: membership.key(),
+                    victim: Key(dead.key),
+                    kind: FENCE,
+                };
+                match lun.persistent_reserve(preempt) {
+                    // It isn't registered any more.
+                    Err(LunError::ReservationConflict { .. }) | Ok(()) => {}
+                    Err(error) => return Err(error.into()),
+                }
+            }
+        }
+        LockMethod::Scsi2 => {
+            for lun in luns {
+                lun.reset()?;
+            }
+        }
+        _ => {}
+    }
+    Ok(())
+}
+
+impl Takeover<'_> {
+    /// Everything is in order: the dead host's slot is free again.
+    pub fn finish(self) -> Result<(), LvmError> {
+        let membership = self.membership;
+        let volume = membership.volume();
+        let (offset, generation) = (self.host.offset, self.host.generation);
+        let free = free_image(offset, generation, self.slot.len());
+        sector::swap(volume, membership.method(), offset, &self.slot, &free)?;
+        volume.flush()?;
+        membership.set_replaying(None)?;
+        Ok(())
+    }
+}

@@ -1,0 +1,96 @@
+//! What a host does from time to time.
+
+use std::sync::atomic::Ordering::SeqCst;
+use std::time::Duration;
+
+use super::engine::Engine;
+use super::error::FsError;
+use super::file_system::FileSystem;
+use crate::cluster::LockMethod;
+
+impl FileSystem {
+    /// Does what a host has to do from time to time: renews its heartbeat, looks at those of the
+    /// others and takes over from dead ones, makes what is [`crate::cluster::HostConfig::commit`]
+    /// old durable, deletes what nobody holds any more. Returns how long to wait before the next
+    /// call. An error is worth a line in the log; the next call tries again.
+    pub fn keep_up(&self) -> (Duration, Result<(), FsError>) {
+        let Ok(engine) = self.engine() else {
+            return (Duration::from_secs(1), Ok(()));
+        };
+        let mut result = Ok(());
+        if engine.membership.age() >= engine.host.heartbeat {
+            result = Self::renew(engine);
+        }
+        let uptime = engine.host.clock.uptime().as_millis() as u64;
+        let mut wait = engine.host.heartbeat.min(engine.host.commit) / 2;
+        if engine.membership.method() != LockMethod::Alone {
+            match self.watch_others(engine, uptime) {
+                Ok(soon) => wait = wait.min(soon),
+                Err(error) => result = result.and(Err(error)),
+            }
+        }
+        let commit = engine.host.commit.as_millis() as u64;
+        if uptime.saturating_sub(engine.tidied.load(SeqCst)) >= commit {
+            engine.tidied.store(uptime, SeqCst);
+            result = result.and(self.tidy(engine));
+        }
+        (wait.max(Duration::from_millis(1)), result)
+    }
+
+    fn tidy(&self, engine: &Engine) -> Result<(), FsError> {
+        let _call = engine.sharing.enter();
+        self.settle_rest(engine)?;
+        self.finish_inherited(engine)?;
+        self.reap_unheld(engine);
+        let reader = self.store().reader();
+        let Some(journal) = reader.journal() else {
+            return Ok(());
+        };
+        if engine.sharing.is_shared() {
+            return Ok(journal.settle(reader)?);
+        }
+        Ok(journal.tidy(reader)?)
+    }
+
+    /// Looks at the other hosts once in a heartbeat's time, and does what follows from it; when to
+    /// look again at the latest.
+    fn watch_others(&self, engine: &Engine, uptime: u64) -> Result<Duration, FsError> {
+        let sharing = &engine.sharing;
+        let told = sharing.telling_since.load(SeqCst);
+        let kept = engine.host.kept.as_millis() as u64;
+        if told != 0 && uptime.saturating_sub(told) >= kept {
+            engine.membership.set_shares(true)?;
+            sharing.telling_since.store(0, SeqCst);
+        }
+        let interval = engine.host.heartbeat;
+        let next = sharing.looked.load(SeqCst) + interval.as_millis() as u64;
+        if uptime < next && told == 0 {
+            return Ok(Duration::from_millis(next - uptime));
+        }
+        sharing.looked.store(uptime, SeqCst);
+        let others = self.other_hosts(engine, false)?;
+        let was_empty = sharing.was_empty.swap(others.is_empty(), SeqCst);
+        if others.is_empty() {
+            if was_empty && sharing.is_shared() {
+                self.stop_sharing(engine)?;
+            }
+            return Ok(interval);
+        }
+        self.begin_sharing(engine)?;
+        let mut soon = interval;
+        for other in &others {
+            let still = sharing.watch.look(other).still;
+            let left = sharing.watch.patience().saturating_sub(still);
+            if left.is_zero() {
+                let _call = sharing.enter();
+                self.recover_from(engine, other)?;
+            } else if still >= interval {
+                soon = soon.min(left);
+            }
+        }
+        if sharing.telling_since.load(SeqCst) != 0 {
+            soon = soon.min(engine.host.kept);
+        }
+        Ok(soon)
+    }
+}

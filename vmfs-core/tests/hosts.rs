@@ -1,0 +1,293 @@
+//! Several hosts on one LUN, each with its engine, in one process.
+
+mod common;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use common::volume;
+use vmfs_core::cluster::{HostConfig, LockMethod};
+use vmfs_core::format::{Family, FdAddr, Uuid};
+use vmfs_core::fs::{Creator, FileSystem, FsError, OpenMode, Rename};
+use vmfs_core::lvm::open_luns;
+use vmfs_core::scsi::{Lun, MemoryArray, Personality};
+
+const CREATOR: Creator = Creator {
+    mode: 0o644,
+    uid: 0,
+    gid: 0,
+};
+/// Everything in the time scale of tests: a hundredth of the usual.
+const HEARTBEAT: Duration = Duration::from_millis(30);
+const LEASE: Duration = Duration::from_millis(480);
+
+/// A host with the thread that does its upkeep.
+struct Host {
+    fs: Arc<FileSystem>,
+    stop: Arc<AtomicBool>,
+    upkeep: Option<JoinHandle<()>>,
+}
+
+impl Host {
+    fn mount(array: &MemoryArray, number: u32) -> Self {
+        let uuid = Uuid {
+            time_lo: number.into(),
+            ..Uuid::default()
+        };
+        let name = format!("host{number}");
+        let mut config = HostConfig::new(uuid, &name);
+        (config.heartbeat, config.lease) = (HEARTBEAT, LEASE);
+        config.commit = Duration::from_millis(50);
+        let lun = Arc::new(array.port(&name)) as Arc<dyn Lun>;
+        let volume = open_luns(vec![lun]).expect("volume");
+        let fs = Arc::new(FileSystem::open_for_writing(volume, config).expect("mount"));
+        let stop = Arc::new(AtomicBool::new(false));
+        let (its, stopped) = (Arc::clone(&fs), Arc::clone(&stop));
+        let upkeep = thread::spawn(move || {
+            while !stopped.load(SeqCst) {
+                let (wait, result) = its.keep_up();
+                if let Err(error) = result {
+                    assert!(matches!(error, FsError::Fenced), "{error}");
+                }
+                thread::sleep(wait.min(HEARTBEAT / 4));
+            }
+        });
+        Self {
+            fs,
+            stop,
+            upkeep: Some(upkeep),
+        }
+    }
+
+    fn pause(&mut self) {
+        self.stop.store(true, SeqCst);
+        if let Some(upkeep) = self.upkeep.take() {
+            upkeep.join().expect("upkeep");
+        }
+    }
+
+    fn unmount(mut self) {
+        self.pause();
+        self.fs.close().expect("close");
+    }
+
+    fn names(&self, directory: FdAddr) -> Vec<String> {
+        let directory = self.fs.inode(directory).expect("directory");
+        let mut names = Vec::new();
+        let visit = |entry: vmfs_core::fs::DirEntry| {
+            names.push(String::from_utf8(entry.name).expect("UTF-8"));
+            true
+        };
+        self.fs.read_dir(&directory, 0, visit).expect("list");
+        names.retain(|name| !name.starts_with('.'));
+        names.sort();
+        names
+    }
+}
+
+fn each(test: impl Fn(&MemoryArray)) {
+    for family in [Family::Vmfs6, Family::Vmfs5] {
+        for personality in [Personality::Vaai, Personality::Legacy] {
+            eprintln!("{family:?} on {personality:?}");
+            let array = MemoryArray::with(&volume(family), personality);
+            test(&array);
+            let volume = open_luns(vec![Arc::new(array.port("checker")) as _]).expect("volume");
+            let fs = FileSystem::open(volume).expect("open");
+            let report = fsck_vmfs::check(&fs, &mut |_| {});
+            assert!(report.is_clean(), "{:#?}", report.findings);
+        }
+    }
+}
+
+#[test]
+fn what_one_host_does_the_others_see_when_it_returns() {
+    each(|array| {
+        let a = Host::mount(array, 1);
+        let root = FdAddr::ROOT;
+        let directory =
+            a.fs.make_directory(root, b"d", CREATOR)
+                .expect("mkdir")
+                .fd();
+        for number in 0..50 {
+            let name = format!("before{number}");
+            a.fs.create(directory, name.as_bytes(), CREATOR)
+                .expect("create");
+        }
+        assert!(!a.fs.is_shared());
+        let b = Host::mount(array, 2);
+        assert!(a.fs.is_shared() && b.fs.is_shared());
+        assert_eq!(b.names(directory).len(), 50);
+        for number in 0..40_usize {
+            let (one, other) = if number % 2 == 0 { (&a, &b) } else { (&b, &a) };
+            let name = format!("file{number}");
+            let file = one.fs.create(directory, name.as_bytes(), CREATOR);
+            let file = file.expect("create").fd();
+            let data = vec![number as u8; 3000 * (number + 1)];
+            one.fs.write(file, 0, &data).expect("write");
+            let parent = other.fs.inode(directory).expect("inode");
+            let seen = other.fs.lookup(&parent, name.as_bytes()).expect("lookup");
+            assert_eq!((seen.fd(), seen.length()), (file, data.len() as u64));
+            let mut read = vec![0; data.len()];
+            other.fs.read(&seen, 0, &mut read).expect("read");
+            assert!(read == data);
+            let new_name = format!("renamed{number}");
+            other
+                .fs
+                .rename(
+                    directory,
+                    name.as_bytes(),
+                    directory,
+                    new_name.as_bytes(),
+                    Rename::NoReplace,
+                )
+                .expect("rename");
+            let parent = one.fs.inode(directory).expect("inode");
+            assert!(one.fs.lookup(&parent, name.as_bytes()).is_err());
+            if number % 4 == 0 {
+                one.fs
+                    .unlink(directory, new_name.as_bytes())
+                    .expect("unlink");
+                assert!(matches!(other.fs.inode(file), Err(FsError::Stale { .. })));
+            }
+        }
+        b.unmount();
+        a.unmount();
+    });
+}
+
+#[test]
+fn a_file_that_is_open_for_writing_is_busy_elsewhere() {
+    each(|array| {
+        let (a, b) = (Host::mount(array, 1), Host::mount(array, 2));
+        let file = a.fs.create(FdAddr::ROOT, b"disk", CREATOR).expect("create");
+        let file = file.fd();
+        a.fs.open_file(file, OpenMode::Write).expect("open");
+        a.fs.open_file(file, OpenMode::Read).expect("open again");
+        for mode in [OpenMode::Read, OpenMode::Write, OpenMode::MultiWriter] {
+            let Err(error) = b.fs.open_file(file, mode) else {
+                panic!("{mode:?} while another host has it open for writing");
+            };
+            assert!(error.to_string().contains("host1"), "{error}");
+        }
+        assert!(matches!(
+            b.fs.unlink(FdAddr::ROOT, b"disk"),
+            Err(FsError::Busy { .. })
+        ));
+        a.fs.write(file, 5 << 20, b"data").expect("write");
+        assert_eq!(b.fs.inode(file).expect("stat").length(), (5 << 20) + 4);
+        a.fs.close_file(file, OpenMode::Write);
+        assert!(b.fs.open_file(file, OpenMode::Write).is_err());
+        b.fs.open_file(file, OpenMode::Read).expect("shared");
+        a.fs.close_file(file, OpenMode::Read);
+        b.fs.open_file(file, OpenMode::Write).expect("alone");
+        b.fs.close_file(file, OpenMode::Read);
+        b.fs.close_file(file, OpenMode::Write);
+        a.fs.unlink(FdAddr::ROOT, b"disk").expect("unlink");
+        a.unmount();
+        b.unmount();
+    });
+}
+
+#[test]
+fn hosts_that_work_in_one_directory_lose_nothing() {
+    each(|array| {
+        let hosts: Vec<Host> = (1..=4).map(|number| Host::mount(array, number)).collect();
+        let directory = hosts[0].fs.make_directory(FdAddr::ROOT, b"d", CREATOR);
+        let directory = directory.expect("mkdir").fd();
+        thread::scope(|scope| {
+            for (number, host) in hosts.iter().enumerate() {
+                scope.spawn(move || {
+                    for step in 0..40 {
+                        let name = format!("h{number}s{step}");
+                        let file = host.fs.create(directory, name.as_bytes(), CREATOR);
+                        let file = file.expect("create").fd();
+                        let data = name.repeat(500);
+                        host.fs.write(file, 0, data.as_bytes()).expect("write");
+                        if step % 3 == 0 {
+                            host.fs.unlink(directory, name.as_bytes()).expect("unlink");
+                        }
+                        // One name for which all compete.
+                        match host.fs.create(directory, b"common", CREATOR) {
+                            Ok(_) => host.fs.unlink(directory, b"common").expect("unlink"),
+                            Err(FsError::Exists { .. }) => {}
+                            Err(error) => panic!("{error}"),
+                        }
+                    }
+                });
+            }
+        });
+        for host in &hosts {
+            let mut expected: Vec<String> = (0..4)
+                .flat_map(|h| {
+                    (0..40)
+                        .filter(|s| s % 3 != 0)
+                        .map(move |s| format!("h{h}s{s}"))
+                })
+                .collect();
+            expected.sort();
+            assert_eq!(host.names(directory), expected);
+            let parent = host.fs.inode(directory).expect("inode");
+            for name in expected.iter().step_by(7) {
+                let file = host.fs.lookup(&parent, name.as_bytes()).expect("lookup");
+                let mut data = vec![0; file.length() as usize];
+                host.fs.read(&file, 0, &mut data).expect("read");
+                assert!(data == name.repeat(500).as_bytes());
+            }
+        }
+        hosts.into_iter().for_each(Host::unmount);
+    });
+}
+
+#[test]
+fn a_dead_host_is_taken_over_from() {
+    each(|array| {
+        let (mut a, b) = (Host::mount(array, 1), Host::mount(array, 2));
+        let file = a.fs.create(FdAddr::ROOT, b"disk", CREATOR).expect("create");
+        let file = file.fd();
+        a.fs.open_file(file, OpenMode::Write).expect("open");
+        a.fs.write(file, 0, &vec![7; 100_000]).expect("write");
+        a.fs.hold(file);
+        a.pause();
+        let start = Instant::now();
+        while let Err(error) = b.fs.open_file(file, OpenMode::Write) {
+            assert!(matches!(error, FsError::Busy { .. }), "{error}");
+            assert!(start.elapsed() < LEASE * 10, "{error}");
+            thread::sleep(HEARTBEAT / 10);
+        }
+        let mut data = vec![0; 100_000];
+        let inode = b.fs.inode(file).expect("inode");
+        b.fs.read(&inode, 0, &mut data).expect("read");
+        assert!(data.iter().all(|&byte| byte == 7));
+        // It wakes up.
+        assert!(a.fs.write(file, 0, &vec![8; 100_000]).is_err());
+        assert!(a.fs.create(FdAddr::ROOT, b"late", CREATOR).is_err());
+        assert!(matches!(a.fs.close(), Err(FsError::Fenced)));
+        b.fs.read(&inode, 0, &mut data).expect("read");
+        assert!(data.iter().all(|&byte| byte == 7));
+        b.fs.close_file(file, OpenMode::Write);
+        drop(a);
+        b.unmount();
+    });
+}
+
+#[test]
+fn hosts_that_would_lock_in_different_ways_are_kept_apart() {
+    let array = MemoryArray::with(&volume(Family::Vmfs6), Personality::Vaai);
+    let a = Host::mount(&array, 1);
+    let uuid = Uuid {
+        time_lo: 2.into(),
+        ..Uuid::default()
+    };
+    let mut config = HostConfig::new(uuid, "host2");
+    (config.heartbeat, config.lease) = (HEARTBEAT, LEASE);
+    config.lock = Some(LockMethod::Scsi2);
+    let volume = open_luns(vec![Arc::new(array.port("host2")) as _]).expect("volume");
+    let error = FileSystem::open_for_writing(volume, config).expect_err("another method");
+    assert!(
+        error.to_string().contains("locks by ATS, not by SCSI-2"),
+        "{error}"
+    );
+    a.unmount();
+}
