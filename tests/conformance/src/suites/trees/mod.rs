@@ -4,13 +4,16 @@ mod fsck;
 mod write;
 mod written;
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context, Result};
-use vmfs_core::format::Family;
+use vmfs_core::format::{Family, ZeroLevel};
+use vmfs_core::fs::Inode;
 use vmfs_tests::oracle::dissect;
 use vmfs_tests::random::Random;
+use vmfs_tests::walk;
 
 use super::Session;
 use crate::mount::Mount;
@@ -33,14 +36,11 @@ const QUICK: Amounts = Amounts {
     pairs: 4,
 };
 
-/// vmfs6-fuse reads zeros inside blocks from 16 GiB of a file on (docs/READERS.md).
-const VMFS6_FUSE_REACH: u64 = 16 << 30;
-
 pub(super) fn run(session: &mut Session<'_>) -> Result<()> {
     let amounts = session.pick(QUICK, ALL);
     let top = session.place.path().to_owned();
     let written = write::write(&top, amounts, &mut Random::new(11)).context("write")?;
-    let compare = || written.compare_mount(&top, u64::MAX);
+    let compare = || written.compare_mount(&top, &BTreeMap::new());
     session.checks.note("read-at-once", compare());
     session.place.remount()?;
     session.checks.note("read-remounted", compare());
@@ -54,18 +54,42 @@ pub(super) fn run(session: &mut Session<'_>) -> Result<()> {
         .checks
         .note("dissect.vmfs", written.compare_dissect(&found));
     let (reader, reach) = match family {
-        Family::Vmfs5 => ("vmfs-fuse", u64::MAX),
-        _ => ("vmfs6-fuse", VMFS6_FUSE_REACH),
+        Family::Vmfs5 => ("vmfs-fuse", BTreeMap::new()),
+        _ => ("vmfs6-fuse", vmfs6_fuse_reach(&image)),
     };
-    session
-        .checks
-        .note(reader, by_debian(session, reader, &image, &written, reach));
+    let compared = by_debian(session, reader, &image, &written, &reach);
+    session.checks.note(reader, compared);
     if family == Family::Vmfs5 {
         session.checks.note("fsck.vmfs", fsck::check(&image));
     } else {
-        session.skip("fsck.vmfs6", "it divides by zero on every VMFS6 volume");
+        session.skip(
+            "fsck.vmfs6",
+            "it takes the bitmaps of new volumes for wrong, and divides by zero on many",
+        );
     }
     session.place.mount()
+}
+
+/// How far vmfs6-fuse reads files: to the first entry of the descriptor that is empty
+/// (docs/READERS.md).
+fn vmfs6_fuse_reach(image: &Path) -> BTreeMap<String, u64> {
+    let volume = walk::open(&[image]);
+    let per_block = volume.layout().pointers_per_block;
+    let reach = |inode: &Inode| {
+        let map = inode.map();
+        let entries = map.addresses();
+        let used = entries.iter().take_while(|&&raw| raw != 0).count() as u64;
+        let holds_addresses = !matches!(map.zero_level(), ZeroLevel::Resident | ZeroLevel::None);
+        let covered = per_block.pow(map.zero_level().depth()) << inode.meta().block_shift();
+        (holds_addresses && used < entries.len() as u64).then(|| used * covered)
+    };
+    let files = walk::all_files(&volume).into_iter();
+    files
+        .filter_map(|(path, inode)| {
+            let path = path.trim_start_matches('/').to_owned();
+            Some((path, reach(&inode)?))
+        })
+        .collect()
 }
 
 /// Compares with what Debian's mount shows.
@@ -74,7 +98,7 @@ fn by_debian(
     reader: &str,
     image: &Path,
     written: &Written,
-    reach: u64,
+    reach: &BTreeMap<String, u64>,
 ) -> Result<()> {
     let folder = session.place.beside("debian")?;
     let log = folder.with_extension("log");

@@ -96,7 +96,9 @@ impl Writer<'_> {
                     format!("{folder}/link-{index}"),
                     format!("{folder}/hard-{index}"),
                 );
-                let target = "a/".repeat(index as usize % 100) + "target";
+                // Most are alike, as in real trees; some are too long for a descriptor.
+                let depth = if index / 50 % 4 == 3 { 700 } else { 0 };
+                let target = "a/".repeat(depth) + "target";
                 symlink(&target, self.top.join(&link))?;
                 fs::hard_link(
                     self.top.join(format!("{folder}/file-{index}")),

@@ -96,8 +96,8 @@ impl Written {
     }
 
     /// Compares with what is mounted on `top`; of files larger than [`WHOLE`] only the places
-    /// that were written, below `reach`.
-    pub(super) fn compare_mount(&self, top: &Path, reach: u64) -> Result<()> {
+    /// that were written, and of those that have a `reach` what is below.
+    pub(super) fn compare_mount(&self, top: &Path, reach: &BTreeMap<String, u64>) -> Result<()> {
         let mut found = BTreeSet::new();
         list(top, "", &mut found)?;
         self.compare_names(found.iter())?;
@@ -114,6 +114,7 @@ impl Written {
                     );
                 }
                 Node::File(content) => {
+                    let reach = reach.get(path).copied().unwrap_or(u64::MAX);
                     compare_file(&there, content, reach).with_context(|| path.clone())?;
                 }
             }
@@ -186,15 +187,13 @@ fn compare_file(path: &Path, content: &Content, reach: u64) -> Result<()> {
         "{length} bytes, not {}",
         content.length
     );
+    let end = length.min(reach);
     let pieces: Vec<(u64, u64)> = if length <= WHOLE {
-        let starts = (0..length).step_by(PIECE as usize);
-        starts.map(|at| (at, PIECE.min(length - at))).collect()
+        let starts = (0..end).step_by(PIECE as usize);
+        starts.map(|at| (at, PIECE.min(end - at))).collect()
     } else {
-        let places = content
-            .places()
-            .into_iter()
-            .filter(|&at| at < reach - (64 << 10));
-        places.map(|at| (at, (64 << 10).min(length - at))).collect()
+        let places = content.places().into_iter().filter(|&at| at < end);
+        places.map(|at| (at, (64 << 10).min(end - at))).collect()
     };
     let mut bytes = vec![0; PIECE as usize];
     for (offset, length) in pieces {
