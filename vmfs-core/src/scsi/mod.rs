@@ -7,6 +7,7 @@
 
 mod aligned;
 mod array;
+mod clock;
 mod counters;
 mod error;
 mod fault_lun;
@@ -16,12 +17,14 @@ mod memory_array;
 mod memory_lun;
 mod overlay;
 mod partition;
+mod patient_lun;
 mod persistent;
 mod recorder_lun;
 
 pub use aligned::AlignedBuf;
 pub use array::{ArrayState, Attention, LunIdentity, MAX_IDENTITY, Personality};
 pub use array::{Demand, Nexus, Refusal, ReservationState};
+pub use clock::{Clock, SystemClock};
 pub use counters::{Counters, OpSnapshot, Snapshot};
 pub use error::LunError;
 pub use fault_lun::FaultLun;
@@ -31,5 +34,7 @@ pub use memory_array::{MemoryArray, MemoryPort};
 pub use memory_lun::MemoryLun;
 pub use overlay::OverlayLun;
 pub use partition::{PartitionLun, look_through};
+pub use patient_lun::PatientLun;
+pub(crate) use patient_lun::jitter;
 pub use persistent::{Key, PersistentReserve, Registration, ReservationType, Reservations};
 pub use recorder_lun::{Recorded, RecorderLun};
