@@ -229,8 +229,7 @@ impl Membership {
         }
         // Who was fenced would only wait for its command to be let through.
         if self.is_stale() && sector::read(&self.volume, self.offset)? != *own {
-            self.lost.store(true, SeqCst);
-            return Ok(Renewal::Lost);
+            return Ok(self.lose());
         }
         let now = self.clock.uptime();
         let mut new = own.clone();
@@ -244,12 +243,21 @@ impl Membership {
             slot.stamp = self.stamp().max(slot.stamp.get() + 1).into();
         }
         if !self.swap_own(&own, &new)? {
-            self.lost.store(true, SeqCst);
-            return Ok(Renewal::Lost);
+            return Ok(self.lose());
         }
         *own = new;
         self.renewed.store(now.as_millis() as u64, SeqCst);
         Ok(Renewal::Renewed)
+    }
+
+    /// Notes that the slot is another host's to clear, and says so once.
+    fn lose(&self) -> Renewal {
+        if !self.lost.swap(true, SeqCst) {
+            tracing::error!(
+                "another host took this one for dead and recovered the volume: open files fail; unmount and mount again"
+            );
+        }
+        Renewal::Lost
     }
 
     /// While nobody can have taken the host for dead, a plain write does what a reservation would.

@@ -1,6 +1,7 @@
 use std::sync::Arc;
 
 use super::changes::Changes;
+use super::engine::Engine;
 use super::error::FsError;
 use super::file_system::FileSystem;
 use crate::file::Inode;
@@ -14,6 +15,16 @@ impl FileSystem {
     /// Changes attributes, the length included; ctime is now unless it is given.
     pub fn set_attributes(&self, file: FdAddr, changes: &Changes) -> Result<Arc<Inode>, FsError> {
         let (engine, _call) = self.enter()?;
+        self.set_attributes_of(engine, file, changes)
+    }
+
+    /// The part of [`FileSystem::set_attributes`] that is a part of other calls.
+    pub(super) fn set_attributes_of(
+        &self,
+        engine: &Engine,
+        file: FdAddr,
+        changes: &Changes,
+    ) -> Result<Arc<Inode>, FsError> {
         let guard = self.lock_files(engine, &[file])?;
         let inode = self.locked_changeable(file)?;
         if let Some(size) = changes.size {

@@ -98,7 +98,7 @@ impl FileSystem {
             mtime: Some(now),
             ..Attributes::default()
         };
-        self.set_attributes(file, &times)?;
+        self.set_attributes_of(engine, file, &times)?;
         Ok(true)
     }
 
@@ -267,7 +267,7 @@ impl FileSystem {
         to_offset: u64,
         length: u64,
     ) -> Result<u64, FsError> {
-        let (engine, _call) = self.enter()?;
+        self.engine()?;
         // A file that is copied behind its own end doesn't get longer under the copy.
         let length = length.min(self.inode(from)?.length().saturating_sub(from_offset));
         let mut done = 0;
@@ -289,6 +289,7 @@ impl FileSystem {
                     self.allocate(to, target, end - target, Allocate::PunchHole, true)?;
                 }
                 if target + part > old {
+                    let (engine, _call) = self.enter()?;
                     let guard = self.lock_files(engine, &[to])?;
                     let inode = self.locked_regular(to)?;
                     if target + part > inode.length() {
@@ -324,7 +325,7 @@ impl FileSystem {
         if engine.membership.is_lost() {
             return Err(FsError::Fenced);
         }
-        let _call = engine.sharing.enter();
+        let _call = engine.sharing.enter_again();
         let reader = self.store().reader();
         match reader.journal() {
             Some(journal) if engine.sharing.is_shared() => Ok(journal.settle(reader)?),

@@ -134,12 +134,7 @@ impl FileSystem {
     pub(super) fn renew(engine: &Engine) -> Result<(), FsError> {
         match engine.membership.renew()? {
             Renewal::Renewed => Ok(()),
-            Renewal::Lost => {
-                tracing::error!(
-                    "another host took this one for dead and recovered the volume: open files fail; unmount and mount again"
-                );
-                Err(FsError::Fenced)
-            }
+            Renewal::Lost => Err(FsError::Fenced),
         }
     }
 

@@ -13,8 +13,9 @@ use super::error::FsError;
 use super::file_system::FileSystem;
 use crate::cluster::{Held, Host, LockError, LockMethod, LockTable, OpenMode, Version, Watch};
 use crate::format::FdAddr;
-use crate::lvm::VolumeOffset;
+use crate::lvm::{LvmError, VolumeOffset};
 use crate::resource::Hold;
+use crate::scsi::LunError;
 
 /// Tries to read something while no other host changes it, before this one locks it for that.
 const QUIET_READS: u32 = 16;
@@ -126,9 +127,14 @@ impl Sharing {
         self.shared.load(SeqCst)
     }
 
-    /// Keeps the volume from changing between shared and not shared.
+    /// Keeps the volume from changing between shared and not shared, for a call from outside.
     pub(super) fn enter(&self) -> RwLockReadGuard<'_, ()> {
-        // Recursive, for calls are made of calls.
+        // A change that waits goes first, so that it doesn't wait for ever.
+        self.calls.read()
+    }
+
+    /// The same for what may be a part of such a call.
+    pub(super) fn enter_again(&self) -> RwLockReadGuard<'_, ()> {
         self.calls.read_recursive()
     }
 }
@@ -322,7 +328,14 @@ impl FileSystem {
         let Some(engine) = &self.engine else {
             return read();
         };
-        let _call = engine.sharing.enter();
+        let _call = engine.sharing.enter_again();
+        engine
+            .membership
+            .check("the volume")
+            .map_err(|error| match error {
+                LunError::Fenced { .. } => FsError::Fenced,
+                error => LvmError::from(error).into(),
+            })?;
         if !engine.sharing.is_shared() {
             return read();
         }
@@ -432,12 +445,16 @@ impl FileSystem {
     }
 
     /// From now on everything is locked and in place before a call returns.
+    ///
+    /// If calls are under way that don't end soon nothing happens yet.
     pub(super) fn begin_sharing(&self, engine: &Engine) -> Result<(), FsError> {
         let sharing = &engine.sharing;
-        let _alone = sharing.calls.write();
         if sharing.is_shared() {
             return Ok(());
         }
+        let Some(_alone) = sharing.calls.try_write_for(engine.host.heartbeat / 2) else {
+            return Ok(());
+        };
         let reader = self.store().reader();
         if let Some(journal) = reader.journal() {
             journal.start_over(reader)?;
@@ -461,7 +478,9 @@ impl FileSystem {
     /// Locks nothing any more and keeps what was read, if no other host is there.
     pub(super) fn stop_sharing(&self, engine: &Engine) -> Result<(), FsError> {
         let sharing = &engine.sharing;
-        let _alone = sharing.calls.write();
+        let Some(_alone) = sharing.calls.try_write_for(engine.host.heartbeat / 2) else {
+            return Ok(());
+        };
         if !sharing.is_shared() || sharing.telling_since.load(SeqCst) != 0 {
             return Ok(());
         }
