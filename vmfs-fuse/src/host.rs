@@ -45,7 +45,7 @@ fn new_uuid() -> anyhow::Result<Uuid> {
     let mut random = [0; 8];
     getrandom::fill(&mut random).context("the system has no random numbers")?;
     let [low, high, mac @ ..] = random;
-    let now = SystemClock::default().now();
+    let now = SystemClock.now();
     Ok(Uuid {
         time_lo: u32::try_from(now.as_secs()).unwrap_or(u32::MAX).into(),
         time_hi: now.subsec_nanos().into(),

@@ -73,7 +73,7 @@ impl HostConfig {
         Self {
             uuid,
             name: name.to_owned(),
-            clock: Arc::new(SystemClock::default()),
+            clock: Arc::new(SystemClock),
             heartbeat: Duration::from_secs(3),
             lease: Duration::from_secs(16),
             kept: Duration::ZERO,

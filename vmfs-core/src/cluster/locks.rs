@@ -313,6 +313,19 @@ impl LockTable {
         }
     }
 
+    /// Tries again to give back what could not be.
+    pub fn settle_rest(&self) {
+        let entries = self.entries.lock();
+        let left = entries.iter().filter(|(_, entry)| {
+            entry.users == 0 && !entry.busy && entry.mode != entry.open.map(Wish::from)
+        });
+        let left: Vec<VolumeOffset> = left.map(|(&place, _)| place).collect();
+        drop(entries);
+        for place in left {
+            self.settle(place);
+        }
+    }
+
     /// How the lock is now, to be compared with how it is later: what it protects didn't change in
     /// between if it is the same. Waits while another host is changing it.
     pub fn version(&self, place: VolumeOffset, patience: Duration) -> Result<Version, LockError> {
@@ -478,7 +491,7 @@ impl LockTable {
                 }
             }
             Err(error) => {
-                // It is this host's for good then, until it may be had again or is taken away.
+                // It stays this host's until that works.
                 tracing::warn!(%place, "a lock could not be given back: {error}");
             }
         }

@@ -201,6 +201,12 @@ impl Membership {
         Ok(renewal)
     }
 
+    /// Whether the slot says where a journal is.
+    pub fn has_journal(&self) -> bool {
+        let own = self.own.lock();
+        Heartbeat::ref_from_prefix(&own).is_ok_and(|(slot, _)| slot.journal_addr.get() != 0)
+    }
+
     /// Says whether the host shares all it knows with other hosts at once.
     pub fn set_shares(&self, shares: bool) -> Result<Renewal, LvmError> {
         self.change_slot(|_, note| note.shares = u8::from(shares))

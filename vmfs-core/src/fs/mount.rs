@@ -63,7 +63,9 @@ impl FileSystem {
         let version = (fsd.major_version.get(), fsd.minor_version);
         let membership = Arc::new(join(&volume, &layout, &host, method, version)?);
         let opened = Self::open_as_member(&membership, &layout, host);
+        // With a journal the slot stays: the next host goes on from what is in that.
         if opened.is_err()
+            && !membership.has_journal()
             && let Err(error) = membership.release()
         {
             tracing::warn!("the heartbeat slot could not be given back: {error}");
@@ -114,7 +116,6 @@ impl FileSystem {
         fs.engine = Some(engine);
         fs.listen_to_locks();
         fs.start_journal(&mut left, &pending)?;
-        // Should anything from here on fail, the slot stays: the next host goes on from there.
         let engine = fs.engine()?;
         for left in left {
             fs.inherit(engine, left)?;

@@ -40,6 +40,7 @@ impl FileSystem {
     fn tidy(&self, engine: &Engine) -> Result<(), FsError> {
         let _call = engine.sharing.enter();
         self.settle_rest(engine)?;
+        engine.sharing.locks.settle_rest();
         self.finish_inherited(engine)?;
         self.reap_unheld(engine);
         let reader = self.store().reader();

@@ -1,6 +1,8 @@
 use std::fmt;
 use std::thread;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use rustix::time::{ClockId, clock_gettime};
 
 /// Where a host takes its time from, so that a simulator can give it another.
 pub trait Clock: Send + Sync + fmt::Debug {
@@ -14,19 +16,9 @@ pub trait Clock: Send + Sync + fmt::Debug {
     fn sleep(&self, time: Duration);
 }
 
-/// The machine's clock.
-#[derive(Debug)]
-pub struct SystemClock {
-    start: Instant,
-}
-
-impl Default for SystemClock {
-    fn default() -> Self {
-        Self {
-            start: Instant::now(),
-        }
-    }
-}
+/// The machine's clock. Its uptime goes on while the machine is suspended, as leases do.
+#[derive(Debug, Default)]
+pub struct SystemClock;
 
 impl Clock for SystemClock {
     fn now(&self) -> Duration {
@@ -36,7 +28,9 @@ impl Clock for SystemClock {
     }
 
     fn uptime(&self) -> Duration {
-        self.start.elapsed()
+        let time = clock_gettime(ClockId::Boottime);
+        let whole = Duration::from_secs(u64::try_from(time.tv_sec).unwrap_or_default());
+        whole + Duration::from_nanos(u64::try_from(time.tv_nsec).unwrap_or_default())
     }
 
     fn sleep(&self, time: Duration) {
