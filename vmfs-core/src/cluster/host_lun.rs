@@ -19,6 +19,21 @@ impl HostLun {
         Self { inner, membership }
     }
 
+    /// Runs a write that is carried out only while the lease is good. A host that was stopped on
+    /// the way asks for it once more.
+    fn in_time(
+        &self,
+        mut command: impl FnMut(&dyn Lun, &dyn Fn() -> bool) -> Result<(), LunError>,
+    ) -> Result<(), LunError> {
+        loop {
+            self.membership.check(self.inner.name())?;
+            match command(&*self.inner, &|| self.membership.may_write()) {
+                Err(LunError::Fenced { .. }) if !self.membership.is_lost() => {}
+                done => return done,
+            }
+        }
+    }
+
     fn checked<T>(
         &self,
         command: impl FnOnce(&dyn Lun) -> Result<T, LunError>,
@@ -54,11 +69,11 @@ impl Lun for HostLun {
     }
 
     fn write(&self, offset: DeviceOffset, data: &[u8]) -> Result<(), LunError> {
-        self.checked(|lun| lun.write(offset, data))
+        self.in_time(|lun, may| lun.write_if(offset, data, may))
     }
 
     fn write_zeros(&self, offset: DeviceOffset, length: u64) -> Result<(), LunError> {
-        self.checked(|lun| lun.write_zeros(offset, length))
+        self.in_time(|lun, may| lun.write_zeros_if(offset, length, may))
     }
 
     fn flush(&self) -> Result<(), LunError> {

@@ -269,7 +269,14 @@ impl Membership {
     /// While nobody can have taken the host for dead, a plain write does what a reservation would.
     fn swap_own(&self, old: &[u8], new: &[u8]) -> Result<bool, LvmError> {
         if self.method == LockMethod::Scsi2 && !self.is_stale() {
-            return sector::compare_then_write(&self.volume, self.offset, old, new);
+            if sector::read(&self.volume, self.offset)? != old {
+                return Ok(false);
+            }
+            let (lun, place) = self.volume.place(self.offset)?;
+            match lun.write_if(place, new, &|| self.may_write()) {
+                Err(LunError::Fenced { .. }) => {}
+                written => return Ok(written.map(|()| true)?),
+            }
         }
         sector::swap(&self.volume, self.method, self.offset, old, new)
     }
@@ -287,6 +294,12 @@ impl Membership {
     /// Whether others may take the host for dead soon: it stops writing before.
     fn is_stale(&self) -> bool {
         self.age() > self.lease * 3 / 4
+    }
+
+    /// Whether a write that is carried out now is one of a host that nobody takes for dead: see
+    /// [`super::Watch::patience`].
+    pub fn may_write(&self) -> bool {
+        !self.is_lost() && self.age() <= self.lease * 25 / 32
     }
 
     /// Whether another host has taken the slot away.

@@ -39,7 +39,7 @@ pub(super) fn swap(
 }
 
 /// The part of [`swap`] that is done while the LUN is reserved.
-pub(super) fn compare_then_write(
+fn compare_then_write(
     volume: &Volume,
     offset: VolumeOffset,
     old: &[u8],

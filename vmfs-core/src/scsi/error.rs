@@ -126,6 +126,12 @@ impl LunError {
         }
     }
 
+    pub(crate) fn fenced(lun: &str) -> Self {
+        Self::Fenced {
+            lun: lun.to_owned(),
+        }
+    }
+
     pub(super) fn unsupported(lun: &str, command: &'static str) -> Self {
         Self::Unsupported {
             lun: lun.to_owned(),

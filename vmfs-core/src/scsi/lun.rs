@@ -108,6 +108,37 @@ pub trait Lun: Send + Sync + fmt::Debug {
         Ok(())
     }
 
+    /// [`Lun::write`], unless `may` says no: asked when nothing comes between its answer and the
+    /// write any more but what the array puts there itself. A host that stops in between doesn't
+    /// write later, when it goes on.
+    ///
+    /// # Errors
+    /// [`LunError::Fenced`] if `may` says no.
+    fn write_if(
+        &self,
+        offset: DeviceOffset,
+        data: &[u8],
+        may: &dyn Fn() -> bool,
+    ) -> Result<(), LunError> {
+        if may() {
+            return self.write(offset, data);
+        }
+        Err(LunError::fenced(self.name()))
+    }
+
+    /// [`Lun::write_zeros`], unless `may` says no, as for [`Lun::write_if`].
+    fn write_zeros_if(
+        &self,
+        offset: DeviceOffset,
+        length: u64,
+        may: &dyn Fn() -> bool,
+    ) -> Result<(), LunError> {
+        if may() {
+            return self.write_zeros(offset, length);
+        }
+        Err(LunError::fenced(self.name()))
+    }
+
     /// Returns once every write that was answered before is durable.
     fn flush(&self) -> Result<(), LunError>;
 
@@ -205,6 +236,24 @@ impl<L: Lun + ?Sized> Lun for std::sync::Arc<L> {
 
     fn write_zeros(&self, offset: DeviceOffset, length: u64) -> Result<(), LunError> {
         (**self).write_zeros(offset, length)
+    }
+
+    fn write_if(
+        &self,
+        offset: DeviceOffset,
+        data: &[u8],
+        may: &dyn Fn() -> bool,
+    ) -> Result<(), LunError> {
+        (**self).write_if(offset, data, may)
+    }
+
+    fn write_zeros_if(
+        &self,
+        offset: DeviceOffset,
+        length: u64,
+        may: &dyn Fn() -> bool,
+    ) -> Result<(), LunError> {
+        (**self).write_zeros_if(offset, length, may)
     }
 
     fn flush(&self) -> Result<(), LunError> {

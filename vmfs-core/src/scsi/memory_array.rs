@@ -150,6 +150,13 @@ impl MemoryPort {
         })
     }
 
+    fn unless_fenced(&self, carried_out: Result<bool, LunError>) -> Result<(), LunError> {
+        if carried_out? {
+            return Ok(());
+        }
+        Err(LunError::fenced(&self.name))
+    }
+
     /// Fails on arrays that don't have `command`.
     fn has(&self, command: &'static str) -> Result<(), LunError> {
         match self.shared.personality {
@@ -203,33 +210,54 @@ impl Lun for MemoryPort {
     }
 
     fn write(&self, offset: DeviceOffset, data: &[u8]) -> Result<(), LunError> {
-        check_range(self, offset, data.len())?;
-        self.command(
-            "WRITE",
-            data.len(),
-            |all| &all.writes,
-            |lun| {
-                lun.reservations.check(&self.nexus, Demand::Write)?;
-                lun.pages.write(offset.0, data);
-                Ok(())
-            },
-        )
+        self.write_if(offset, data, &|| true)
     }
 
     fn write_zeros(&self, offset: DeviceOffset, length: u64) -> Result<(), LunError> {
+        self.write_zeros_if(offset, length, &|| true)
+    }
+
+    fn write_if(
+        &self,
+        offset: DeviceOffset,
+        data: &[u8],
+        may: &dyn Fn() -> bool,
+    ) -> Result<(), LunError> {
+        check_range(self, offset, data.len())?;
+        let write = |lun: &mut State| {
+            lun.reservations.check(&self.nexus, Demand::Write)?;
+            if may() {
+                lun.pages.write(offset.0, data);
+                return Ok(true);
+            }
+            Ok(false)
+        };
+        self.unless_fenced(self.command("WRITE", data.len(), |all| &all.writes, write))
+    }
+
+    fn write_zeros_if(
+        &self,
+        offset: DeviceOffset,
+        length: u64,
+        may: &dyn Fn() -> bool,
+    ) -> Result<(), LunError> {
         check_range(self, offset, length as usize)?;
         let zero = |lun: &mut State| {
             lun.reservations.check(&self.nexus, Demand::Write)?;
-            lun.pages.zero(offset.0, length);
-            Ok(())
+            if may() {
+                lun.pages.zero(offset.0, length);
+                return Ok(true);
+            }
+            Ok(false)
         };
         // An array without WRITE SAME is written zeros to.
-        match self.shared.personality {
+        let done = match self.shared.personality {
             Personality::Vaai => {
                 self.command("WRITE SAME", length as usize, |all| &all.zeroings, zero)
             }
             Personality::Legacy => self.command("WRITE", length as usize, |all| &all.writes, zero),
-        }
+        };
+        self.unless_fenced(done)
     }
 
     fn flush(&self) -> Result<(), LunError> {

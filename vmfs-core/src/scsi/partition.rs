@@ -85,6 +85,26 @@ impl Lun for PartitionLun {
         self.parent.write_zeros(offset + self.start, length)
     }
 
+    fn write_if(
+        &self,
+        offset: DeviceOffset,
+        data: &[u8],
+        may: &dyn Fn() -> bool,
+    ) -> Result<(), LunError> {
+        check_range(self, offset, data.len())?;
+        self.parent.write_if(offset + self.start, data, may)
+    }
+
+    fn write_zeros_if(
+        &self,
+        offset: DeviceOffset,
+        length: u64,
+        may: &dyn Fn() -> bool,
+    ) -> Result<(), LunError> {
+        check_range(self, offset, length as usize)?;
+        self.parent.write_zeros_if(offset + self.start, length, may)
+    }
+
     fn flush(&self) -> Result<(), LunError> {
         self.parent.flush()
     }

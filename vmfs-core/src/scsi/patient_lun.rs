@@ -102,6 +102,24 @@ impl Lun for PatientLun {
         self.patiently(|| self.inner.write_zeros(offset, length))
     }
 
+    fn write_if(
+        &self,
+        offset: DeviceOffset,
+        data: &[u8],
+        may: &dyn Fn() -> bool,
+    ) -> Result<(), LunError> {
+        self.patiently(|| self.inner.write_if(offset, data, may))
+    }
+
+    fn write_zeros_if(
+        &self,
+        offset: DeviceOffset,
+        length: u64,
+        may: &dyn Fn() -> bool,
+    ) -> Result<(), LunError> {
+        self.patiently(|| self.inner.write_zeros_if(offset, length, may))
+    }
+
     fn flush(&self) -> Result<(), LunError> {
         self.patiently(|| self.inner.flush())
     }
