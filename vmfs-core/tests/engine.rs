@@ -231,6 +231,36 @@ fn a_file_lives_while_it_is_held() {
 }
 
 #[test]
+fn a_cut_of_a_file_without_names_leaves_it_to_be_deleted() {
+    const GIB: u64 = 1 << 30;
+    let lun = volume(Family::Vmfs5);
+    let mut host = Host::new(1);
+    // So small that giving back so many pointer blocks is more than one transaction.
+    host.0.journal = 96 << 10;
+    let fs = mount(&lun, &host);
+    let free = fs.space();
+    let fd = create(&fs, "open");
+    for block in 0..500 {
+        fs.write(fd, block * GIB, b"far apart").expect("write");
+    }
+    fs.sync().expect("sync");
+    fs.hold(fd);
+    fs.unlink(FdAddr::ROOT, b"open").expect("unlink");
+    let shorter = Changes {
+        size: Some(3 * GIB),
+        ..Changes::default()
+    };
+    fs.set_attributes(fd, &shorter).expect("cut");
+    fs.sync().expect("sync");
+    // The host dies; it had noted that the file is to be deleted, and no cut takes that back.
+    drop(fs);
+    let fs = mount(&lun, &Host::new(2));
+    assert_eq!(fs.space().free_blocks, free.free_blocks);
+    fs.close().expect("close");
+    fsck(&lun);
+}
+
+#[test]
 fn readers_see_what_a_dead_host_left_in_its_journal() {
     let lun = volume(Family::Vmfs5);
     let fs = mount(&lun, &Host::new(1));

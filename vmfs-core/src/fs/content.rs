@@ -128,10 +128,12 @@ impl FileSystem {
                     edit.touch();
                 }
                 let more = edit.trim()?;
+                // A file without names is noted until it is deleted.
+                let has_name = edit.meta().links.get() > 0;
                 edit.save()?;
                 if first && more {
                     changes.txn.begin(fd);
-                } else if !first && !more {
+                } else if !first && !more && has_name {
                     changes.txn.finish(fd);
                 }
                 Ok(more)
