@@ -1,23 +1,36 @@
-use std::fs::File;
+use std::fs::{File, FileType};
 use std::io::{self, Seek, SeekFrom};
 use std::os::unix::fs::{FileExt, FileTypeExt, OpenOptionsExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
 
 use parking_lot::RwLock;
 
 use super::aligned::AlignedBuf;
-use super::array::{LunIdentity, identity_of};
-use super::counters::Counters;
+use super::array::{
+    Attention, Fault, LunIdentity, Personality, Refusal, SharedLun, SharedStatus, identity_of,
+    personality_of, zero_file,
+};
+use super::counters::{Counters, OpCounter};
 use super::error::LunError;
-use super::lun::{Access, DeviceOffset, Lun, check_range};
+use super::lun::{Access, Capabilities, Comparison, DeviceOffset, Lun};
+use super::lun::{check_comparison, check_range};
+use super::persistent::{PersistentReserve, Reservations};
+
+/// How often counters are shown to other processes, and how often a reader looks whether the image
+/// is shared by now.
+const INTERVAL: Duration = Duration::from_millis(100);
 
 /// A LUN that is an image file or a block device.
 ///
-/// Image files go through the page cache, which every process that opens the same file shares.
-/// Block devices are opened `O_DIRECT`, since another host's writes don't pass through ours.
+/// Image files go through the page cache, which every process that opens the same file shares;
+/// processes that write to one emulate an array together (docs/SHARED-LUN.md). Block devices are
+/// opened `O_DIRECT`, since another host's writes don't pass through ours, and are for one host.
 #[derive(Debug)]
 pub struct FileLun {
-    file: File,
+    file: Arc<File>,
     name: String,
     capacity: u64,
     block_size: u32,
@@ -25,31 +38,40 @@ pub struct FileLun {
     alignment: u64,
     access: Access,
     identity: Option<LunIdentity>,
+    personality: Personality,
+    /// What other processes have to do with the image; a reader that was there first joins when
+    /// there are others.
+    shared: OnceLock<SharedLun>,
+    /// Place of the image and name of this host, for a reader that hasn't joined.
+    apart: Option<(PathBuf, Option<String>)>,
+    opened: Instant,
+    /// Milliseconds after `opened` when something is to be done again that is done at intervals.
+    due: AtomicU64,
     counters: Counters,
     /// Held alone while blocks are written in part, which takes a read and a write.
     edges: RwLock<()>,
 }
 
 impl FileLun {
-    /// Opens the image file or block device at `path`.
+    /// Opens the image file or block device at `path`, by an initiator name made of the machine's
+    /// and the process's.
     pub fn open(path: &Path, access: Access) -> Result<Self, LunError> {
+        Self::open_with(path, access, None)
+    }
+
+    /// Opens the image file or block device at `path` as the host called `initiator`, by which
+    /// persistent reservations know it whenever it comes.
+    pub fn open_as(path: &Path, access: Access, initiator: &str) -> Result<Self, LunError> {
+        Self::open_with(path, access, Some(initiator))
+    }
+
+    fn open_with(path: &Path, access: Access, initiator: Option<&str>) -> Result<Self, LunError> {
         let open_error = |source| LunError::Open {
             path: path.to_owned(),
             source,
         };
         let kind = std::fs::metadata(path).map_err(open_error)?.file_type();
-        let is_device = kind.is_block_device();
-        if !is_device && !kind.is_file() {
-            let found = if kind.is_dir() {
-                "a directory"
-            } else {
-                "not a file that holds blocks"
-            };
-            return Err(LunError::NotALun {
-                path: path.to_owned(),
-                found,
-            });
-        }
+        let is_device = check_kind(path, kind)?;
         let direct = if is_device {
             rustix::fs::OFlags::DIRECT.bits().cast_signed()
         } else {
@@ -68,17 +90,139 @@ impl FileLun {
         } else {
             512
         };
-        Ok(Self {
-            file,
+        let mut lun = Self {
+            file: Arc::new(file),
             name: path.display().to_string(),
             capacity,
             block_size,
             alignment: if is_device { block_size.into() } else { 1 },
             access,
             identity: identity_of(path, is_device),
+            personality: Personality::default(),
+            shared: OnceLock::new(),
+            apart: None,
+            opened: Instant::now(),
+            due: AtomicU64::new(0),
             counters: Counters::default(),
             edges: RwLock::new(()),
-        })
+        };
+        if !is_device {
+            let image = std::fs::canonicalize(path).map_err(open_error)?;
+            lun.identity = identity_of(&image, false);
+            lun.personality = match (personality_of(&image), access) {
+                (Err(_), Access::ReadOnly) => Personality::default(),
+                (personality, _) => personality.map_err(open_error)?,
+            };
+            lun.join(&image, initiator).map_err(open_error)?;
+            if lun.shared().is_none() {
+                lun.apart = Some((image, initiator.map(str::to_owned)));
+            }
+        }
+        Ok(lun)
+    }
+
+    /// Joins the hosts of the image, if it is or can be shared.
+    fn join(&self, image: &Path, initiator: Option<&str>) -> io::Result<()> {
+        let metadata = self.file.metadata()?;
+        let shared = SharedLun::open(image, &self.file, &metadata, self.access, initiator)?;
+        if let Some(shared) = shared {
+            // Another thread may have been first.
+            let _ = self.shared.set(shared);
+        }
+        Ok(())
+    }
+
+    /// The hosts of the image, if it is shared.
+    fn shared(&self) -> Option<&SharedLun> {
+        self.shared.get()
+    }
+
+    /// What an administrator may want to know of a shared image's hosts; `None` if it isn't shared.
+    pub fn status(&self) -> Result<Option<SharedStatus>, LunError> {
+        let status = self.shared().map(SharedLun::status).transpose();
+        status.map_err(|fault| self.error(fault, "status", DeviceOffset(0), 0))
+    }
+
+    /// What the array that an image emulates can do.
+    pub fn personality(&self) -> Personality {
+        self.personality
+    }
+
+    /// The name that other hosts know this one by; `None` if it shares the LUN with nobody.
+    pub fn initiator(&self) -> Option<&str> {
+        self.shared().map(SharedLun::initiator)
+    }
+
+    /// Runs a command and counts it.
+    fn command<T>(
+        &self,
+        command: &'static str,
+        op: &OpCounter,
+        offset: DeviceOffset,
+        length: usize,
+        run: impl FnOnce() -> Result<T, Fault>,
+    ) -> Result<T, LunError> {
+        let start = Instant::now();
+        let result = run();
+        let end = Instant::now();
+        op.add(length, end - start, result.is_ok());
+        let now = (end - self.opened).as_millis() as u64;
+        let due = self.due.load(Relaxed);
+        if now >= due {
+            self.due.store(now + INTERVAL.as_millis() as u64, Relaxed);
+            self.tend();
+        }
+        result.map_err(|fault| self.error(fault, command, offset, length))
+    }
+
+    /// What is done at intervals.
+    fn tend(&self) {
+        match (self.shared(), &self.apart) {
+            (Some(shared), _) => shared.publish_counters(&self.counters.snapshot()),
+            (None, Some((image, initiator))) if self.access == Access::ReadOnly => {
+                // A reader can go on as before, whatever it is.
+                let _ = self.join(image, initiator.as_deref());
+            }
+            (None, _) => {}
+        }
+    }
+
+    fn error(
+        &self,
+        fault: Fault,
+        command: &'static str,
+        offset: DeviceOffset,
+        length: usize,
+    ) -> LunError {
+        match fault {
+            Fault::Refused(refusal) => {
+                if refusal == Refusal::Conflict {
+                    self.counters.count_conflict();
+                }
+                LunError::refused(&self.name, command, refusal)
+            }
+            Fault::Lost => LunError::lost(&self.name, command),
+            Fault::Io(source) => LunError::Io {
+                lun: self.name.clone(),
+                operation: command,
+                offset,
+                length,
+                source,
+            },
+        }
+    }
+
+    /// The shared image, for a command that only such have.
+    fn hosts(&self, command: &'static str, has: bool) -> Result<&SharedLun, LunError> {
+        let shared = self.shared().filter(|shared| has && shared.has_seat());
+        shared.ok_or_else(|| LunError::unsupported(&self.name, command))
+    }
+
+    fn check_writable(&self) -> Result<(), LunError> {
+        match self.access {
+            Access::ReadWrite => Ok(()),
+            Access::ReadOnly => Err(LunError::read_only(&self.name)),
+        }
     }
 
     /// Whether the bytes can move straight between the device and memory at `pointer`.
@@ -138,32 +282,33 @@ impl FileLun {
 
     /// An image gets a hole, a device zeros it by itself; where neither works zeros are written.
     fn zero_all(&self, offset: DeviceOffset, length: u64) -> io::Result<()> {
-        use rustix::fs::FallocateFlags;
-        const CHUNK: u64 = 1 << 20;
-        let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
-        if rustix::fs::fallocate(&self.file, flags, offset.0, length).is_ok() {
-            return Ok(());
-        }
-        let zeros = AlignedBuf::new(length.min(CHUNK) as usize);
-        for start in (0..length).step_by(CHUNK as usize) {
-            let part = CHUNK.min(length - start) as usize;
-            self.write_all(offset + start, &zeros[..part])?;
-        }
-        Ok(())
+        zero_file(&self.file, offset.0, length, |zeros, offset| {
+            self.write_all(DeviceOffset(offset), zeros)
+        })
     }
+}
 
-    fn io_error(
-        &self,
-        operation: &'static str,
-        offset: DeviceOffset,
-        length: usize,
-    ) -> impl FnOnce(io::Error) -> LunError {
-        move |source| LunError::Io {
-            lun: self.name.clone(),
-            operation,
-            offset,
-            length,
-            source,
+/// Whether a path is a block device; an error if it is no image file either.
+fn check_kind(path: &Path, kind: FileType) -> Result<bool, LunError> {
+    let is_device = kind.is_block_device();
+    if is_device || kind.is_file() {
+        return Ok(is_device);
+    }
+    let found = if kind.is_dir() {
+        "a directory"
+    } else {
+        "not a file that holds blocks"
+    };
+    Err(LunError::NotALun {
+        path: path.to_owned(),
+        found,
+    })
+}
+
+impl Drop for FileLun {
+    fn drop(&mut self) {
+        if let Some(shared) = self.shared() {
+            shared.publish_counters(&self.counters.snapshot());
         }
     }
 }
@@ -191,44 +336,147 @@ impl Lun for FileLun {
 
     fn read(&self, offset: DeviceOffset, buf: &mut [u8]) -> Result<(), LunError> {
         check_range(self, offset, buf.len())?;
-        let length = buf.len();
-        self.counters
-            .reads
-            .count(length, || self.read_exact(offset, buf))
-            .map_err(self.io_error("read", offset, length))
+        self.command(
+            "read",
+            &self.counters.reads,
+            offset,
+            buf.len(),
+            || match self.shared() {
+                Some(shared) => shared.read(offset.0, buf),
+                None => Ok(self.read_exact(offset, buf)?),
+            },
+        )
     }
 
     fn write(&self, offset: DeviceOffset, data: &[u8]) -> Result<(), LunError> {
-        if self.access == Access::ReadOnly {
-            return Err(LunError::ReadOnly {
-                lun: self.name.clone(),
-            });
-        }
+        self.check_writable()?;
         check_range(self, offset, data.len())?;
-        self.counters
-            .writes
-            .count(data.len(), || self.write_all(offset, data))
-            .map_err(self.io_error("write", offset, data.len()))
+        self.command(
+            "write",
+            &self.counters.writes,
+            offset,
+            data.len(),
+            || match self.shared() {
+                Some(shared) => shared.write(offset.0, data),
+                None => Ok(self.write_all(offset, data)?),
+            },
+        )
     }
 
     fn write_zeros(&self, offset: DeviceOffset, length: u64) -> Result<(), LunError> {
-        if self.access == Access::ReadOnly {
-            return Err(LunError::ReadOnly {
-                lun: self.name.clone(),
+        const CHUNK: u64 = 1 << 20;
+        self.check_writable()?;
+        check_range(self, offset, length as usize)?;
+        if self.personality == Personality::Legacy {
+            // Such an array has no WRITE SAME, so it gets zeros.
+            let zeros = vec![0; length.min(CHUNK) as usize];
+            return (0..length).step_by(CHUNK as usize).try_for_each(|start| {
+                let part = CHUNK.min(length - start) as usize;
+                self.write(offset + start, &zeros[..part])
             });
         }
-        check_range(self, offset, length as usize)?;
-        self.counters
-            .zeroings
-            .count(length as usize, || self.zero_all(offset, length))
-            .map_err(self.io_error("zeroing", offset, length as usize))
+        let bytes = length as usize;
+        self.command(
+            "zeroing",
+            &self.counters.zeroings,
+            offset,
+            bytes,
+            || match self.shared() {
+                Some(shared) => shared.zero(offset.0, length),
+                None => Ok(self.zero_all(offset, length)?),
+            },
+        )
     }
 
     fn flush(&self) -> Result<(), LunError> {
-        self.counters
-            .flushes
-            .count(0, || self.file.sync_data())
-            .map_err(self.io_error("flush", DeviceOffset(0), 0))
+        let none = DeviceOffset(0);
+        self.command("flush", &self.counters.flushes, none, 0, || {
+            match self.shared() {
+                Some(shared) => shared.flush(),
+                None => Ok(self.file.sync_data()?),
+            }
+        })
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        match self.shared() {
+            Some(shared) if shared.has_seat() => self.personality.capabilities(),
+            _ => Capabilities::default(),
+        }
+    }
+
+    fn compare_and_write(
+        &self,
+        offset: DeviceOffset,
+        expected: &[u8],
+        new: &[u8],
+    ) -> Result<Comparison, LunError> {
+        const COMMAND: &str = "COMPARE AND WRITE";
+        self.check_writable()?;
+        let shared = self.hosts(COMMAND, self.capabilities().compare_and_write)?;
+        check_comparison(self, offset, expected, new)?;
+        let op = &self.counters.compare_and_writes;
+        let comparison = self.command(COMMAND, op, offset, new.len(), || {
+            shared.compare_and_write(offset.0, expected, new)
+        })?;
+        if comparison != Comparison::Written {
+            self.counters.count_miscompare();
+        }
+        Ok(comparison)
+    }
+
+    fn reserve(&self) -> Result<(), LunError> {
+        const COMMAND: &str = "RESERVE";
+        let shared = self.hosts(COMMAND, true)?;
+        let op = &self.counters.reserves;
+        self.command(COMMAND, op, DeviceOffset(0), 0, || shared.reserve())
+    }
+
+    fn release(&self) -> Result<(), LunError> {
+        const COMMAND: &str = "RELEASE";
+        let shared = self.hosts(COMMAND, true)?;
+        let op = &self.counters.releases;
+        self.command(COMMAND, op, DeviceOffset(0), 0, || shared.release())
+    }
+
+    fn persistent_reserve(&self, action: PersistentReserve) -> Result<(), LunError> {
+        const COMMAND: &str = "PERSISTENT RESERVE OUT";
+        let shared = self.hosts(COMMAND, self.capabilities().persistent_reserve)?;
+        let op = &self.counters.persistent_outs;
+        self.command(COMMAND, op, DeviceOffset(0), 0, || {
+            shared.persistent(action)
+        })
+    }
+
+    fn reservations(&self) -> Result<Reservations, LunError> {
+        const COMMAND: &str = "PERSISTENT RESERVE IN";
+        let shared = self.hosts(COMMAND, self.capabilities().persistent_reserve)?;
+        let op = &self.counters.persistent_ins;
+        self.command(COMMAND, op, DeviceOffset(0), 0, || {
+            shared.persistent_status()
+        })
+    }
+
+    fn unmap(&self, offset: DeviceOffset, length: u64) -> Result<(), LunError> {
+        const COMMAND: &str = "UNMAP";
+        self.check_writable()?;
+        let shared = self.hosts(COMMAND, self.capabilities().unmap)?;
+        check_range(self, offset, length as usize)?;
+        let op = &self.counters.unmaps;
+        self.command(COMMAND, op, offset, length as usize, || {
+            shared.zero(offset.0, length)
+        })
+    }
+
+    fn reset(&self) -> Result<(), LunError> {
+        const COMMAND: &str = "LOGICAL UNIT RESET";
+        let shared = self.hosts(COMMAND, true)?;
+        let op = &self.counters.resets;
+        self.command(COMMAND, op, DeviceOffset(0), 0, || shared.reset())
+    }
+
+    fn attentions(&self) -> Vec<Attention> {
+        self.shared().map(SharedLun::attentions).unwrap_or_default()
     }
 
     fn counters(&self) -> &Counters {
@@ -240,11 +488,27 @@ impl Lun for FileLun {
 mod tests {
     use super::*;
 
-    fn lun(access: Access) -> (tempfile::NamedTempFile, FileLun) {
-        let file = tempfile::NamedTempFile::new().expect("temporary file");
-        file.as_file().write_all_at(&[7; 8192], 0).expect("write");
-        let lun = FileLun::open(file.path(), access).expect("open");
-        (file, lun)
+    struct Image {
+        _folder: tempfile::TempDir,
+        path: PathBuf,
+    }
+
+    impl Image {
+        fn path(&self) -> &Path {
+            &self.path
+        }
+    }
+
+    fn lun(access: Access) -> (Image, FileLun) {
+        let folder = tempfile::tempdir().expect("folder");
+        let path = folder.path().join("image");
+        std::fs::write(&path, [7; 8192]).expect("write");
+        let lun = FileLun::open(&path, access).expect("open");
+        let image = Image {
+            _folder: folder,
+            path,
+        };
+        (image, lun)
     }
 
     #[test]
@@ -280,6 +544,7 @@ mod tests {
     fn unaligned_ranges_work_on_a_lun_that_needs_alignment() {
         let (file, mut lun) = lun(Access::ReadWrite);
         lun.alignment = 512;
+        lun.shared = OnceLock::new();
         lun.write(DeviceOffset(1000), &[9; 700]).expect("write");
         let mut back = [0; 702];
         lun.read(DeviceOffset(999), &mut back).expect("read");

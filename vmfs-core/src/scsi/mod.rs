@@ -23,7 +23,7 @@ mod recorder_lun;
 
 pub use aligned::AlignedBuf;
 pub use array::{ArrayState, Attention, LunIdentity, MAX_IDENTITY, Personality};
-pub use array::{Demand, Nexus, Refusal, ReservationState};
+pub use array::{Demand, HostStatus, Nexus, Refusal, ReservationState, SharedStatus};
 pub use clock::{Clock, SystemClock};
 pub use counters::{Counters, OpSnapshot, Snapshot};
 pub use error::LunError;

@@ -139,6 +139,12 @@ pub(in crate::scsi) fn identity_of(path: &Path, is_device: bool) -> Option<LunId
     })
 }
 
+/// What the array of the image at `path` can do.
+pub(in crate::scsi) fn personality_of(path: &Path) -> io::Result<Personality> {
+    let kept = ArrayState::load(path)?;
+    Ok(kept.map_or_else(Personality::default, |state| state.personality))
+}
+
 /// What sysfs has of the device that a number stands for, or of the disk that it is a part of.
 fn device_identity(rdev: u64) -> Option<LunIdentity> {
     let (major, minor) = (rustix::fs::major(rdev), rustix::fs::minor(rdev));

@@ -7,8 +7,11 @@
 
 mod identity;
 mod rules;
+mod shared;
 
 pub use identity::{ArrayState, LunIdentity, MAX_IDENTITY, Personality};
 pub use rules::{Attention, Demand, Nexus, Refusal, ReservationState};
+pub use shared::{HostStatus, SharedStatus};
 
-pub(super) use identity::identity_of;
+pub(super) use identity::{identity_of, personality_of};
+pub(super) use shared::{Fault, SharedLun, zero_file};
