@@ -7,12 +7,13 @@ use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use common::volume;
+use common::{volume, volume_of};
+use mkfs_vmfs::Options;
 use vmfs_core::cluster::{HostConfig, LockMethod};
 use vmfs_core::format::{Family, FdAddr, Uuid};
 use vmfs_core::fs::{Creator, FileSystem, FsError, OpenMode, Rename};
 use vmfs_core::lvm::open_luns;
-use vmfs_core::scsi::{Lun, MemoryArray, Personality};
+use vmfs_core::scsi::{Lun, MemoryArray, MemoryLun, Personality};
 
 const CREATOR: Creator = Creator {
     mode: 0o644,
@@ -88,6 +89,10 @@ impl Host {
 }
 
 fn each(test: impl Fn(&MemoryArray)) {
+    each_of(volume, test);
+}
+
+fn each_of(volume: impl Fn(Family) -> Arc<MemoryLun>, test: impl Fn(&MemoryArray)) {
     for family in [Family::Vmfs6, Family::Vmfs5] {
         for personality in [Personality::Vaai, Personality::Legacy] {
             eprintln!("{family:?} on {personality:?}");
@@ -290,4 +295,56 @@ fn hosts_that_would_lock_in_different_ways_are_kept_apart() {
         "{error}"
     );
     a.unmount();
+}
+
+#[test]
+fn resource_files_grow_under_several_hosts() {
+    const FILES: u32 = 1200;
+    let crammed = |family| {
+        let mut options = Options::new(family, &[2 << 30]);
+        options.file_descriptors = Some(300);
+        options.sub_blocks = Some(300);
+        volume_of(options)
+    };
+    each_of(crammed, |array| {
+        let hosts = [Host::mount(array, 1), Host::mount(array, 2)];
+        let make = |fs: &FileSystem, host: usize| {
+            let name = format!("host{host}");
+            let directory = fs.make_directory(FdAddr::ROOT, name.as_bytes(), CREATOR);
+            let directory = directory.expect("mkdir").fd();
+            for number in 0..FILES {
+                let name = format!("f{number}");
+                let made = fs.create(directory, name.as_bytes(), CREATOR);
+                let fd = made.expect("a descriptor").fd();
+                if number % 2 == 0 {
+                    fs.write(fd, 0, &[number as u8; 4000]).expect("a sub-block");
+                }
+            }
+        };
+        thread::scope(|scope| {
+            for (number, host) in hosts.iter().enumerate() {
+                scope.spawn(move || make(&host.fs, number));
+            }
+        });
+        for (number, host) in hosts.iter().enumerate() {
+            // What the other one made, in clusters that were not there when this one mounted.
+            let other = format!("/host{}", 1 - number);
+            let directory = host
+                .fs
+                .resolve(other.as_bytes(), true)
+                .expect("its directory");
+            assert_eq!(host.names(directory.fd()).len(), FILES as usize);
+            let last = format!("{other}/f{}", FILES - 2);
+            let file = host
+                .fs
+                .resolve(last.as_bytes(), true)
+                .expect("its last file");
+            let mut bytes = vec![0; 4000];
+            host.fs.read(&file, 0, &mut bytes).expect("read");
+            assert_eq!(bytes, vec![(FILES - 2) as u8; 4000]);
+        }
+        let [a, b] = hosts;
+        a.unmount();
+        b.unmount();
+    });
 }

@@ -192,6 +192,7 @@ impl Allocator {
                 .file(KIND)
                 .map_or(0, |file| file.shape(number).total);
             cluster.bits = Bits::new(total, |_| true);
+            cluster.total = total;
             cluster.is_whole = false;
             cluster.has_header = true;
             Ok(())

@@ -57,11 +57,11 @@ impl Allocator {
             growth.publish()?;
             pool.grow_to(target.clusters());
             let per_cluster = u64::from(header.resources_per_cluster.get()).max(1);
-            let rest = (before % per_cluster) as u32;
-            if rest > 0 {
+            if !before.is_multiple_of(per_cluster) {
+                let total = file.shape(before / per_cluster).total;
                 pool.with_known(before / per_cluster, |cluster| {
-                    let total = file.shape(before / per_cluster).total;
-                    (rest..total).for_each(|resource| cluster.bits.give(resource));
+                    (cluster.total..total).for_each(|resource| cluster.bits.give(resource));
+                    cluster.total = total;
                 });
             }
             self.count_grown(kind, file.fd(), target.resources() - before);

@@ -17,6 +17,8 @@ pub(super) const LARGE_CONVERTED: u32 = 0x4;
 #[derive(Debug)]
 pub(super) struct Cluster {
     pub(super) bits: Bits,
+    /// Resources that it had when it was looked at.
+    pub(super) total: u32,
     /// The last generation given out, for clusters of file descriptors.
     pub(super) last_generation: u32,
     /// A cluster of small file blocks whose large one is free as a whole: it has no header yet.
@@ -129,6 +131,7 @@ fn load(
             let is_whole = resource < header.total && state & LARGE_FREE != 0;
             return Ok(Cluster {
                 bits: Bits::new(0, |_| false),
+                total: 0,
                 last_generation: 0,
                 is_whole,
                 has_header: false,
@@ -145,6 +148,7 @@ fn load(
     };
     Ok(Cluster {
         bits: Bits::new(header.total, is_free),
+        total: header.total,
         last_generation: header.last_generation,
         is_whole: false,
         has_header: true,

@@ -67,22 +67,30 @@ impl ResourceFile {
         Arc::clone(&self.state.read())
     }
 
-    /// The state in which the file has `cluster`, if there is one: another host may have made it
+    /// The state in which the file `has` something, if there is one: another host may have made it
     /// longer.
-    fn state_with(&self, reader: &MetaReader, cluster: u64) -> Arc<State> {
+    fn state_with(&self, reader: &MetaReader, has: impl Fn(&ResourceHeader) -> bool) -> Arc<State> {
         let state = self.state();
-        if cluster < state.header.clusters() || reader.journal().is_none() {
+        if has(&state.header) {
             return state;
         }
+        self.look_again(reader);
+        self.state()
+    }
+
+    /// Looks on the volume whether another host has made the file longer.
+    fn look_again(&self, reader: &MetaReader) {
+        if reader.journal().is_none() {
+            return;
+        }
         let length = reader.layout().fd_size;
-        let fd_offset = state.map.fd_offset().0;
+        let fd_offset = self.map().fd_offset().0;
         reader.drop_cached(fd_offset..fd_offset + length);
         let header = self.header_place.0;
         reader.drop_cached(header..header + size_of::<ResourceHeader>() as u64);
         if let Err(error) = self.reload(reader) {
             tracing::debug!(kind = %self.kind, %error, "looking whether it has grown");
         }
-        self.state()
     }
 
     /// The file has grown.
@@ -100,7 +108,11 @@ impl ResourceFile {
         let mut bytes = [0; size_of::<ResourceHeader>()];
         reader.read(self.header_place, &mut bytes)?;
         let header = ResourceHeader::parse(&bytes, layout, At::Volume(self.header_place.0))?;
-        self.replace(State { header, map });
+        let mut state = self.state.write();
+        // It may have grown since it was read, and never gets shorter.
+        if header.resources() >= state.header.resources() {
+            *state = Arc::new(State { header, map });
+        }
         Ok(())
     }
 
@@ -135,9 +147,11 @@ impl ResourceFile {
         resource: u32,
     ) -> Result<VolumeOffset, MetaError> {
         let header_size = reader.layout().cluster_header_size();
-        let state = self.state_with(reader, cluster);
+        let offset_in =
+            |header: &ResourceHeader| header.resource_offset(cluster, resource, header_size);
+        let state = self.state_with(reader, |header| offset_in(header).is_some());
         let header = &state.header;
-        let Some(offset) = header.resource_offset(cluster, resource, header_size) else {
+        let Some(offset) = offset_in(header) else {
             return Err(self
                 .damage(
                     "address",
@@ -161,8 +175,14 @@ impl ResourceFile {
         cluster: u64,
     ) -> Result<(ClusterHeader, VolumeOffset), MetaError> {
         loop {
-            let state = self.state_with(reader, cluster);
+            let state = self.state_with(reader, |header| cluster < header.clusters());
             let read = self.cluster_of(&state, reader, cluster);
+            if let Ok((header, _)) = &read
+                && header.total > ClusterShape::of(&state.header, self.kind, cluster).total
+            {
+                // Another host has filled up what was the last cluster.
+                self.look_again(reader);
+            }
             // The file may have grown in between.
             if read.is_ok() || Arc::ptr_eq(&state, &self.state()) {
                 return read;
@@ -196,7 +216,8 @@ impl ResourceFile {
         reader: &MetaReader,
         cluster: u64,
     ) -> Result<VolumeOffset, MetaError> {
-        self.cluster_place_of(&self.state_with(reader, cluster), reader, cluster)
+        let state = self.state_with(reader, |header| cluster < header.clusters());
+        self.cluster_place_of(&state, reader, cluster)
     }
 
     fn cluster_place_of(
