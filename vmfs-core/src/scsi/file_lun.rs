@@ -143,9 +143,19 @@ impl FileLun {
         status.map_err(|fault| self.error(fault, "status", DeviceOffset(0), 0))
     }
 
-    /// What the array that an image emulates can do.
-    pub fn personality(&self) -> Personality {
-        self.personality
+    /// What the array that an image emulates can do; `None` for a device, whose array is its own.
+    pub fn personality(&self) -> Option<Personality> {
+        (self.alignment == 1).then_some(self.personality)
+    }
+
+    /// Takes the LUN from the host that has it by [`Lun::reserve`], which is told by
+    /// [`LunError::ReservationLost`]; none of its commands that were sent before lands after this
+    /// has returned. For administrators: hosts have [`Lun::reset`].
+    pub fn break_reservation(&self) -> Result<(), LunError> {
+        const COMMAND: &str = "breaking the reservation";
+        let shared = self.hosts(COMMAND, true)?;
+        let broken = shared.break_reservation();
+        broken.map_err(|fault| self.error(fault, COMMAND, DeviceOffset(0), 0))
     }
 
     /// The name that other hosts know this one by; `None` if it shares the LUN with nobody.
@@ -195,6 +205,7 @@ impl FileLun {
         length: usize,
     ) -> LunError {
         match fault {
+            Fault::TooLate => LunError::fenced(&self.name),
             Fault::Refused(refusal) => {
                 if refusal == Refusal::Conflict {
                     self.counters.count_conflict();
@@ -349,21 +360,35 @@ impl Lun for FileLun {
     }
 
     fn write(&self, offset: DeviceOffset, data: &[u8]) -> Result<(), LunError> {
-        self.check_writable()?;
-        check_range(self, offset, data.len())?;
-        self.command(
-            "write",
-            &self.counters.writes,
-            offset,
-            data.len(),
-            || match self.shared() {
-                Some(shared) => shared.write(offset.0, data),
-                None => Ok(self.write_all(offset, data)?),
-            },
-        )
+        self.write_if(offset, data, &|| true)
     }
 
     fn write_zeros(&self, offset: DeviceOffset, length: u64) -> Result<(), LunError> {
+        self.write_zeros_if(offset, length, &|| true)
+    }
+
+    fn write_if(
+        &self,
+        offset: DeviceOffset,
+        data: &[u8],
+        may: &dyn Fn() -> bool,
+    ) -> Result<(), LunError> {
+        self.check_writable()?;
+        check_range(self, offset, data.len())?;
+        let op = &self.counters.writes;
+        self.command("write", op, offset, data.len(), || match self.shared() {
+            Some(shared) => shared.write(offset.0, data, may),
+            None if may() => Ok(self.write_all(offset, data)?),
+            None => Err(Fault::TooLate),
+        })
+    }
+
+    fn write_zeros_if(
+        &self,
+        offset: DeviceOffset,
+        length: u64,
+        may: &dyn Fn() -> bool,
+    ) -> Result<(), LunError> {
         const CHUNK: u64 = 1 << 20;
         self.check_writable()?;
         check_range(self, offset, length as usize)?;
@@ -372,20 +397,15 @@ impl Lun for FileLun {
             let zeros = vec![0; length.min(CHUNK) as usize];
             return (0..length).step_by(CHUNK as usize).try_for_each(|start| {
                 let part = CHUNK.min(length - start) as usize;
-                self.write(offset + start, &zeros[..part])
+                self.write_if(offset + start, &zeros[..part], may)
             });
         }
-        let bytes = length as usize;
-        self.command(
-            "zeroing",
-            &self.counters.zeroings,
-            offset,
-            bytes,
-            || match self.shared() {
-                Some(shared) => shared.zero(offset.0, length),
-                None => Ok(self.zero_all(offset, length)?),
-            },
-        )
+        let (op, bytes) = (&self.counters.zeroings, length as usize);
+        self.command("zeroing", op, offset, bytes, || match self.shared() {
+            Some(shared) => shared.zero(offset.0, length, may),
+            None if may() => Ok(self.zero_all(offset, length)?),
+            None => Err(Fault::TooLate),
+        })
     }
 
     fn flush(&self) -> Result<(), LunError> {
@@ -464,7 +484,7 @@ impl Lun for FileLun {
         check_range(self, offset, length as usize)?;
         let op = &self.counters.unmaps;
         self.command(COMMAND, op, offset, length as usize, || {
-            shared.zero(offset.0, length)
+            shared.zero(offset.0, length, &|| true)
         })
     }
 

@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 use std::io::{BufRead, BufReader, Write};
+use std::ops::Range;
 use std::path::Path;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::Arc;
@@ -240,7 +241,9 @@ impl Worker {
                 key: Key(number(1)),
             })?,
             // Blocks from and to which, with which byte.
-            "load" => self.load = Some(load(lun, number(1), number(2), number(3) as u8)),
+            "load" => self.load = Some(load(lun, number(1)..number(2), number(3) as u8, false)),
+            // The same, but conflicts don't end it.
+            "storm" => self.load = Some(load(lun, number(1)..number(2), number(3) as u8, true)),
             "relax" => self.load.take().expect("a load").end()?,
             "quit" => std::process::exit(0),
             other => panic!("no such order: {other}"),
@@ -296,24 +299,30 @@ fn add_one(old: &[u8; BLOCK]) -> [u8; BLOCK] {
     new
 }
 
-/// Two threads that write blocks of every length, and one that compares and writes.
-fn load(lun: &Arc<FileLun>, start: u64, end: u64, byte: u8) -> Load {
+/// Two threads that write blocks of every length, and one that compares and writes, until the first
+/// error; a conflict is one unless it is `tough`.
+fn load(lun: &Arc<FileLun>, blocks: Range<u64>, byte: u8, tough: bool) -> Load {
     let enough = Arc::new(AtomicBool::new(false));
     let threads = (0..3_u64).map(|thread| {
-        let (lun, enough) = (Arc::clone(lun), Arc::clone(&enough));
+        let (lun, enough, blocks) = (Arc::clone(lun), Arc::clone(&enough), blocks.clone());
         std::thread::spawn(move || {
-            let mut turn = thread;
+            let (mut turn, all) = (thread, blocks.end - blocks.start);
             while !enough.load(SeqCst) {
                 turn += 1;
-                let blocks = (turn * 37 % 64 + 1).min(end - start);
-                let first = start + turn * 7919 % (end - start - blocks + 1);
+                let length = (turn * 37 % 64 + 1).min(all);
+                let first = blocks.start + turn * 7919 % (all - length + 1);
                 let offset = DeviceOffset(first * BLOCK as u64);
-                if thread == 2 {
+                let result = if thread == 2 {
                     let block = [byte; BLOCK];
-                    lun.compare_and_write(offset, &block, &block)?;
-                    continue;
+                    let compared = lun.compare_and_write(offset, &block, &block);
+                    compared.map(|_| ())
+                } else {
+                    lun.write(offset, &vec![byte; length as usize * BLOCK])
+                };
+                match result {
+                    Err(LunError::ReservationConflict { .. }) if tough => {}
+                    result => result?,
                 }
-                lun.write(offset, &vec![byte; blocks as usize * BLOCK])?;
             }
             Ok(())
         })

@@ -117,7 +117,7 @@ fn reserving_is_not_starved_by_hosts_that_never_pause() {
         .map(|host| Host::start(&path, &format!("busy-{host}")))
         .collect();
     for (host, byte) in busy.iter_mut().zip(1..) {
-        host.good(&format!("load 0 256 {byte}"));
+        host.good(&format!("storm 0 256 {byte}"));
     }
     let mut host = Host::start(&path, "a");
     for _ in 0..10 {
@@ -127,6 +127,6 @@ fn reserving_is_not_starved_by_hosts_that_never_pause() {
         host.good("release");
     }
     for host in &mut busy {
-        assert_eq!(host.run("relax"), "conflict");
+        host.good("relax");
     }
 }

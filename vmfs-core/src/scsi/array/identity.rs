@@ -66,7 +66,7 @@ pub enum Personality {
 
 impl Personality {
     /// The commands beyond reads and writes that such an array has.
-    pub(in crate::scsi) fn capabilities(self) -> Capabilities {
+    pub fn capabilities(self) -> Capabilities {
         let vaai = self == Self::Vaai;
         Capabilities {
             compare_and_write: vaai,

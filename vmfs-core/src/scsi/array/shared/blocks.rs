@@ -101,6 +101,20 @@ pub(in crate::scsi) fn zero_file(
     Ok(())
 }
 
+/// Fails a command that its host must not carry out any more. It is in its lane by now: if its
+/// process stops from here on the others see to it that it does nothing.
+fn refuse_unless(may: &dyn Fn() -> bool) -> io::Result<()> {
+    if may() {
+        return Ok(());
+    }
+    Err(io::Error::other(TooLate))
+}
+
+/// What a command fails with that came too late.
+#[derive(Debug, thiserror::Error)]
+#[error("the host lost its right to write")]
+pub(super) struct TooLate;
+
 impl SharedLun {
     /// READ.
     pub(in crate::scsi) fn read(&self, offset: u64, buf: &mut [u8]) -> Result<(), Fault> {
@@ -119,7 +133,12 @@ impl SharedLun {
     }
 
     /// WRITE.
-    pub(in crate::scsi) fn write(&self, offset: u64, data: &[u8]) -> Result<(), Fault> {
+    pub(in crate::scsi) fn write(
+        &self,
+        offset: u64,
+        data: &[u8],
+        may: &dyn Fn() -> bool,
+    ) -> Result<(), Fault> {
         let mut done = offset;
         for part in data.chunks(MAX_COMMAND as usize) {
             let bytes = done..done + part.len() as u64;
@@ -127,7 +146,10 @@ impl SharedLun {
             self.run(
                 &bytes,
                 Demand::Write,
-                |blocks| blocks.write(bytes.start, part),
+                |blocks| {
+                    refuse_unless(may)?;
+                    blocks.write(bytes.start, part)
+                },
                 |revoked, ()| {
                     self.had_become(revoked, bytes.start, part.iter().copied(), part.len())
                 },
@@ -137,14 +159,22 @@ impl SharedLun {
     }
 
     /// WRITE SAME with zeros, or UNMAP.
-    pub(in crate::scsi) fn zero(&self, offset: u64, length: u64) -> Result<(), Fault> {
+    pub(in crate::scsi) fn zero(
+        &self,
+        offset: u64,
+        length: u64,
+        may: &dyn Fn() -> bool,
+    ) -> Result<(), Fault> {
         for start in (0..length).step_by(MAX_COMMAND as usize) {
             let part = MAX_COMMAND.min(length - start);
             let bytes = offset + start..offset + start + part;
             self.run(
                 &bytes,
                 Demand::Write,
-                |blocks| blocks.zero(bytes.start, part),
+                |blocks| {
+                    refuse_unless(may)?;
+                    blocks.zero(bytes.start, part)
+                },
                 |revoked, ()| {
                     let zeros = std::iter::repeat_n(0, part as usize);
                     self.had_become(revoked, bytes.start, zeros, part as usize)

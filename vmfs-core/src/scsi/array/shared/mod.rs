@@ -47,6 +47,7 @@ use super::rules::{Demand, Nexus, Refusal, ReservationState};
 use crate::scsi::counters::Snapshot;
 use crate::scsi::lun::Access;
 
+use self::blocks::TooLate;
 pub(in crate::scsi) use self::blocks::zero_file;
 pub use self::status::{HostStatus, SharedStatus};
 
@@ -57,12 +58,20 @@ pub(in crate::scsi) enum Fault {
     Refused(Refusal),
     /// This host's RESERVE(6) was taken away.
     Lost,
+    /// The host has lost its right to write.
+    TooLate,
     /// The system said so.
     Io(io::Error),
 }
 
 impl From<io::Error> for Fault {
     fn from(error: io::Error) -> Self {
+        if error
+            .get_ref()
+            .is_some_and(<dyn std::error::Error + Send + Sync>::is::<TooLate>)
+        {
+            return Self::TooLate;
+        }
         Self::Io(error)
     }
 }

@@ -69,13 +69,18 @@ impl SharedLun {
         }
     }
 
-    /// LOGICAL UNIT RESET.
-    pub(in crate::scsi) fn reset(&self) -> Result<(), Fault> {
+    /// Takes the LUN from who has reserved it.
+    pub(in crate::scsi) fn break_reservation(&self) -> Result<(), Fault> {
         let had = self.memory.word(Word::Reserved).swap(0, SeqCst);
         if had == self.nexus.port {
             self.held.store(false, SeqCst);
         }
-        self.drain(|_| true)?;
+        Ok(self.drain(|_| true)?)
+    }
+
+    /// LOGICAL UNIT RESET.
+    pub(in crate::scsi) fn reset(&self) -> Result<(), Fault> {
+        self.break_reservation()?;
         let mut others = Vec::new();
         for seat in 0..self.seats() {
             let name = self.name_if_alive(seat)?;

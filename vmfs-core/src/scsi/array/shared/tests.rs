@@ -165,7 +165,7 @@ fn a_write_that_was_stopped_before_it_wrote_comes_after_what_others_wrote() {
     let (a, b) = (image.host("a"), image.host("b"));
     let late = stopped_write(&a, 1000, vec![1; 100], At::BeforeWork);
     assert_eq!(read(&b, 1000), 7);
-    b.write(1000, &[2; 100]).expect("write");
+    b.write(1000, &[2; 100], &|| true).expect("write");
     assert_eq!(read(&b, 1000), 2);
     assert_eq!(moved(&b), 4096);
     late.resume().expect("write");
@@ -179,7 +179,7 @@ fn a_write_that_was_stopped_after_it_wrote_happens_once() {
     let (a, b) = (image.host("a"), image.host("b"));
     let late = stopped_write(&a, 1000, vec![1; 100], At::AfterWork);
     assert_eq!(read(&b, 1000), 1);
-    b.write(1000, &[2; 100]).expect("write");
+    b.write(1000, &[2; 100], &|| true).expect("write");
     late.resume().expect("write");
     // It was seen before b wrote, so it doesn't come again.
     assert_eq!((read(&a, 1000), read(&b, 1000)), (2, 2));
@@ -205,7 +205,7 @@ fn what_only_reads_is_read_again_if_others_wrote_meanwhile() {
         )?;
         Ok(bytes)
     });
-    b.write(0, &[2; 8192]).expect("write");
+    b.write(0, &[2; 8192], &|| true).expect("write");
     assert_eq!(moved(&b), 0, "nothing has to move for who reads");
     assert_eq!(late.resume().expect("read"), [2; 8192]);
 }
@@ -257,7 +257,7 @@ fn a_fenced_write_never_lands_even_if_it_had_been_let_through() {
         let late = stopped_write(&a, 5000, vec![1; 5000], at);
         preempt(&b, 1, 2);
         let found = read(&b, 9999);
-        b.write(5000, &[2; 5000]).expect("write");
+        b.write(5000, &[2; 5000], &|| true).expect("write");
         let result = late.resume();
         match at {
             At::BeforeWork => {
@@ -270,9 +270,9 @@ fn a_fenced_write_never_lands_even_if_it_had_been_let_through() {
                 assert_eq!(found, 1);
             }
         }
-        assert!(is_conflict(&a.write(0, &[1; 512])));
+        assert!(is_conflict(&a.write(0, &[1; 512], &|| true)));
         assert_eq!((read(&b, 5000), read(&b, 9999)), (2, 2));
-        b.write(5000, &[3; 512]).expect("write");
+        b.write(5000, &[3; 512], &|| true).expect("write");
         assert_eq!((moved(&b), image.byte(5000), image.byte(9999)), (0, 3, 2));
     }
 }
@@ -283,11 +283,11 @@ fn reserving_waits_for_what_runs_but_not_for_who_is_stopped() {
     let (a, b) = (image.host("a"), image.host("b"));
     let late = stopped_write(&a, 0, vec![1; 512], At::BeforeWork);
     b.reserve().expect("reserve");
-    b.write(0, &[2; 512]).expect("write");
+    b.write(0, &[2; 512], &|| true).expect("write");
     assert!(is_conflict(&late.resume()));
     assert_eq!(read(&b, 0), 2);
     b.release().expect("release");
-    a.write(0, &[1; 512]).expect("write");
+    a.write(0, &[1; 512], &|| true).expect("write");
     assert_eq!((read(&b, 0), image.byte(0)), (1, 1));
 }
 
@@ -300,9 +300,9 @@ fn a_reset_lets_no_late_write_of_the_old_holder_through() {
     assert!(is_conflict(&b.reserve()));
     b.reset().expect("reset");
     b.reserve().expect("reserve");
-    b.write(0, &[2; 512]).expect("write");
+    b.write(0, &[2; 512], &|| true).expect("write");
     assert!(matches!(late.resume(), Err(Fault::Lost)));
-    assert!(is_conflict(&a.write(0, &[1; 512])));
+    assert!(is_conflict(&a.write(0, &[1; 512], &|| true)));
     assert_eq!(read(&b, 0), 2);
 }
 
@@ -319,7 +319,7 @@ fn several_stopped_writes_across_each_other_leave_one_truth() {
         [at(0), at(4096), at(8192), at(12288), at(16384)],
         [3, 3, 7, 7, 7]
     );
-    hosts[3].write(12288, &[4; 8192]).expect("write");
+    hosts[3].write(12288, &[4; 8192], &|| true).expect("write");
     third.resume().expect("write");
     first.resume().expect("write");
     assert_eq!(
@@ -331,7 +331,7 @@ fn several_stopped_writes_across_each_other_leave_one_truth() {
         [at(0), at(4096), at(8192), at(12288), at(16384)],
         [3, 2, 2, 2, 4]
     );
-    hosts[3].write(0, &vec![5; 20480]).expect("write");
+    hosts[3].write(0, &vec![5; 20480], &|| true).expect("write");
     assert_eq!(moved(&hosts[3]), 0);
     let bytes = fs::read(&image.path).expect("image");
     assert!(bytes[..20480].iter().all(|&byte| byte == 5));
@@ -345,11 +345,11 @@ fn moved_blocks_come_back_when_the_stopped_host_is_gone() {
     let a = image.try_host("a").expect("open");
     let seat = a.seat.as_ref().expect("seat");
     let permit = a.acquire(seat, &(0..512), true).expect("acquire");
-    b.write(0, &[2; 512]).expect("write");
+    b.write(0, &[2; 512], &|| true).expect("write");
     assert_eq!((moved(&b), image.byte(0)), (4096, 7));
     std::mem::forget(permit);
     kill(&a);
-    b.write(1, &[3; 1]).expect("write");
+    b.write(1, &[3; 1], &|| true).expect("write");
     assert_eq!((moved(&b), image.byte(0), image.byte(1)), (0, 2, 3));
 }
 
@@ -362,7 +362,7 @@ fn who_waits_for_a_dead_host_goes_on_at_once() {
     let permit = a.acquire(seat, &(0..512), true).expect("acquire");
     std::mem::forget(permit);
     kill(&a);
-    b.write(0, &[2; 512]).expect("write");
+    b.write(0, &[2; 512], &|| true).expect("write");
     assert_eq!(
         (moved(&b), image.byte(0)),
         (0, 2),
