@@ -1,64 +1,19 @@
 //! The tool as a user runs it.
 
+mod common;
+
 use std::fs;
 use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::path::Path;
+use std::process::{Command, Stdio};
 
-use tempfile::TempDir;
-use vmfs_fixtures::{Blocks, Content, Fixture, FixtureBuilder, Kind, What, mkfs_vmfs};
+use vmfs_fixtures::{Blocks, Content, FixtureBuilder, Kind, What};
 use vmfs_tests::esxi_image;
 
-/// Runs the tool with `args`.
-fn vmfs<S: AsRef<std::ffi::OsStr>>(args: &[S]) -> Output {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_vmfs"));
-    command
-        .args(args)
-        .stdin(Stdio::null())
-        .output()
-        .expect("the tool starts")
-}
-
-/// Runs the tool, which must succeed, and returns what it wrote.
-fn stdout<S: AsRef<std::ffi::OsStr>>(args: &[S]) -> String {
-    let output = vmfs(args);
-    assert!(
-        output.status.success(),
-        "{}",
-        String::from_utf8_lossy(&output.stderr)
-    );
-    String::from_utf8(output.stdout).expect("UTF-8")
-}
-
-fn stderr(output: &Output) -> String {
-    String::from_utf8_lossy(&output.stderr).into_owned()
-}
+use common::{on, stderr, stdout, vmfs, volume};
 
 fn json(text: &str) -> serde_json::Value {
     serde_json::from_str(text).expect("JSON")
-}
-
-/// A small volume as a file: fixtures in memory are only seen by their own process.
-fn volume(fill: impl FnOnce(&mut FixtureBuilder)) -> (TempDir, PathBuf, Fixture) {
-    let folder = tempfile::tempdir().expect("folder");
-    let image = folder.path().join("volume.img");
-    let size = 4 << 30;
-    let file = fs::File::options()
-        .read(true)
-        .write(true)
-        .create_new(true)
-        .open(&image)
-        .expect("image");
-    file.set_len(size).expect("size");
-    let options = mkfs_vmfs::Options::new(vmfs_core::format::Family::Vmfs6, &[size]);
-    let mut builder = FixtureBuilder::create(options, vec![file]).expect("fixture");
-    fill(&mut builder);
-    let fixture = builder.finish().expect("fixture");
-    (folder, image, fixture)
-}
-
-fn on(image: &Path, path: &str) -> String {
-    format!("{}:{path}", image.display())
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 use std::fs::{self, File, Permissions};
 use std::io;
+use std::ops::Range;
 use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc;
@@ -9,8 +10,9 @@ use std::thread;
 use std::time::{Duration, UNIX_EPOCH};
 
 use serde::Serialize;
-use vmfs_core::fs::{FileSystem, FsError, Inode, Place};
+use vmfs_core::fs::{FileSystem, Inode, Place};
 
+use super::lost::{List, Lost};
 use super::progress::Progress;
 
 /// Bytes read and written at a time.
@@ -22,8 +24,6 @@ const AHEAD: usize = 4;
 const DURABLE_EVERY: u64 = 256 << 20;
 /// Bytes that are given up when one of them can't be read.
 const LOST_UNIT: u64 = 64 << 10;
-/// Unreadable ranges that a message names.
-const NAMED_RANGES: usize = 8;
 
 /// How files are copied.
 #[derive(Debug, Clone, Copy)]
@@ -48,6 +48,17 @@ struct Chunk {
     offset: u64,
     bytes: Vec<u8>,
     length: usize,
+    /// What could not be read between the chunk before and this one.
+    lost_before: Vec<Range<u64>>,
+}
+
+/// A copy that isn't complete yet.
+struct Part {
+    file: File,
+    /// What it lacks.
+    list: List,
+    /// What the list said when this copy began.
+    lost: Vec<Range<u64>>,
 }
 
 /// Copies `inode` to `destination`; returns the bytes of data, or `None` when it was there
@@ -65,27 +76,25 @@ pub(super) fn copy(
         progress.advance(inode.allocated().min(inode.length()));
         return Ok(None);
     }
-    let part_path = part_path(destination);
-    let part = open_part(&part_path, options.resume).map_err(|error| at(&part_path, &error))?;
+    let part_path = beside(destination, ".vmfs-part");
+    let part = open_part(&part_path, destination, options.resume)?;
     let start = resume_point(fs, inode, &part, options.resume)?;
-    check_size(&part, inode.length(), start).map_err(|error| at(&part_path, &error))?;
+    check_size(&part.file, inode.length(), start).map_err(|error| at(&part_path, &error))?;
     progress.advance(start.min(inode.allocated()));
     let (bytes, lost) = transfer(fs, inode, &part, start, options, progress)
         .map_err(|error| at(&part_path, &error))?;
-    if !lost.is_empty() {
+    if let Some(lost) = lost.describe() {
         return Err(format!(
-            "{}; the rest is in {}",
-            describe(&lost),
+            "{lost}; the rest is in {}, and --resume tries this again",
             part_path.display()
         ));
     }
-    part.set_len(inode.length())
-        .map_err(|error| at(&part_path, &error))?;
-    part.sync_all().map_err(|error| at(&part_path, &error))?;
+    finish(&part.file, inode.length()).map_err(|error| at(&part_path, &error))?;
     if options.verify {
-        verify(fs, inode, &part)?;
+        verify(fs, inode, &part.file)?;
     }
     set_attributes(&part_path, inode, options).map_err(|error| at(&part_path, &error))?;
+    part.list.remove().map_err(|error| at(&part_path, &error))?;
     fs::rename(&part_path, destination).map_err(|error| at(destination, &error))?;
     Ok(Some(bytes))
 }
@@ -105,19 +114,35 @@ pub(super) fn set_attributes(path: &Path, inode: &Inode, options: Options) -> io
     File::open(path)?.set_times(times)
 }
 
-fn part_path(destination: &Path) -> PathBuf {
+/// A name beside that of the copy.
+pub(super) fn beside(destination: &Path, suffix: &str) -> PathBuf {
     let mut name = destination.file_name().unwrap_or_default().to_owned();
-    name.push(".vmfs-part");
+    name.push(suffix);
     destination.with_file_name(name)
 }
 
-fn open_part(path: &Path, resume: bool) -> io::Result<File> {
-    File::options()
+fn open_part(path: &Path, destination: &Path, resume: bool) -> Result<Part, String> {
+    let list = List::of(destination);
+    let file = File::options()
         .read(true)
         .write(true)
         .create(true)
         .truncate(!resume)
         .open(path)
+        .map_err(|error| at(path, &error))?;
+    // In this order: a part file must not lose the list of what it lacks.
+    let lost = if resume {
+        list.read()?
+    } else {
+        list.remove().map_err(|error| at(path, &error))?;
+        Vec::new()
+    };
+    Ok(Part { file, list, lost })
+}
+
+fn finish(part: &File, length: u64) -> io::Result<()> {
+    part.set_len(length)?;
+    part.sync_all()
 }
 
 /// Finds out whether the destination can hold so large a file before hours are spent on it; the
@@ -147,41 +172,53 @@ fn is_complete(destination: &Path, inode: &Inode) -> bool {
 
 /// Where to go on: before what may not have been durable, after a look that the part file is of
 /// this file.
-fn resume_point(fs: &FileSystem, inode: &Inode, part: &File, resume: bool) -> Result<u64, String> {
+fn resume_point(fs: &FileSystem, inode: &Inode, part: &Part, resume: bool) -> Result<u64, String> {
     if !resume {
         return Ok(0);
     }
     let have = part
+        .file
         .metadata()
         .map_err(|error| error.to_string())?
         .len()
         .min(inode.length());
     let start = have.saturating_sub(DURABLE_EVERY) / CHUNK as u64 * CHUNK as u64;
+    if start == 0 {
+        return Ok(0);
+    }
     let (mut ours, mut theirs) = (vec![0; CHUNK], vec![0; CHUNK]);
-    for offset in [0, start / 2, start.saturating_sub(CHUNK as u64)] {
-        let length = (start.saturating_sub(offset)).min(CHUNK as u64) as usize;
-        let read = part.read_exact_at(&mut ours[..length], offset);
-        let same = read.is_ok()
-            && fs.read(inode, offset, &mut theirs[..length]).is_ok()
-            && ours[..length] == theirs[..length];
-        if !same {
+    let mut compared = false;
+    for offset in [0, start / 2, start - CHUNK as u64] {
+        let length = (start - offset).min(CHUNK as u64) as usize;
+        let end = offset + length as u64;
+        let lost = part.lost.iter().any(|r| r.start < end && offset < r.end);
+        if lost || fs.read(inode, offset, &mut theirs[..length]).is_err() {
+            continue;
+        }
+        let read = part.file.read_exact_at(&mut ours[..length], offset);
+        if read.is_err() || ours[..length] != theirs[..length] {
             return Err(
                 "the part file is of something else: remove it, or copy without --resume"
                     .to_owned(),
             );
         }
+        compared = true;
+    }
+    if !compared {
+        return Err(
+            "what tells whether the part file is of this file can't be read: copy without --resume"
+                .to_owned(),
+        );
     }
     Ok(start)
 }
 
-/// Ranges of a file that could not be read: offset, length and why.
-type Lost = Vec<(u64, u64, String)>;
-
-/// Moves the data from `start` on; reading is ahead of writing by some chunks.
+/// Moves the data from `start` on, and what is lost before that; reading is ahead of writing by
+/// some chunks.
 fn transfer(
     fs: &FileSystem,
     inode: &Inode,
-    part: &File,
+    part: &Part,
     start: u64,
     options: Options,
     progress: &Progress,
@@ -192,122 +229,101 @@ fn transfer(
         // The other end lives as long as this function.
         let _ = empty.send(vec![0; CHUNK]);
     }
+    let again = part.lost.iter().filter(|range| range.start < start);
+    let mut ranges: Vec<_> = again
+        .map(|range| range.start..range.end.min(start))
+        .collect();
+    ranges.push(start..inode.length());
     thread::scope(|scope| {
-        let reader = scope.spawn(move || read_all(fs, inode, start, options, &full, &emptied));
+        let reader = scope.spawn(move || read_all(fs, inode, ranges, options, &full, &emptied));
         let mut undurable = 0;
         let mut written = 0;
         for chunk in filled {
-            part.write_all_at(&chunk.bytes[..chunk.length], chunk.offset)?;
+            // First, so that what a killed copy leaves is never taken for more than it is.
+            part.list.add(&chunk.lost_before)?;
+            part.file
+                .write_all_at(&chunk.bytes[..chunk.length], chunk.offset)?;
             progress.advance(chunk.length as u64);
             written += chunk.length as u64;
             undurable += chunk.length as u64;
             if undurable >= DURABLE_EVERY {
-                part.sync_data()?;
+                part.file.sync_data()?;
                 undurable = 0;
             }
             // The reader may have come to its end.
             let _ = empty.send(chunk.bytes);
         }
-        let lost = reader
+        let mut lost = reader
             .join()
             .map_err(|_| io::Error::other("reading came to a bad end"))?;
+        part.list.add(&lost.news())?;
         Ok((written, lost))
     })
 }
 
-/// Reads every run of data and sends it on; stops early when nobody takes it any more.
+/// Reads every run of data in `ranges` and sends it on; stops early when nobody takes it any more.
 fn read_all(
     fs: &FileSystem,
     inode: &Inode,
-    start: u64,
+    ranges: Vec<Range<u64>>,
     options: Options,
     full: &mpsc::SyncSender<Chunk>,
     emptied: &mpsc::Receiver<Vec<u8>>,
 ) -> Lost {
-    let mut lost = Lost::new();
+    let mut lost = Lost::default();
     // A buffer that wasn't sent on: the other side only gives back what it was given.
     let mut unused = None;
-    let mut at = start;
-    while at < inode.length() {
-        let run = match fs.run_at(inode, at, at + CHUNK as u64) {
-            Ok(run) => run,
-            Err(error) => {
-                at = lose(&mut lost, inode, at, &error);
+    for range in ranges {
+        let mut at = range.start;
+        // What is given up when the byte at an offset can't be read.
+        let unit = |at: u64| at..((at / LOST_UNIT + 1) * LOST_UNIT).min(range.end);
+        while at < range.end {
+            let run = match fs.run_at(inode, at, at + CHUNK as u64) {
+                Ok(run) => run,
+                Err(error) => {
+                    lost.add(unit(at), &error);
+                    at = unit(at).end;
+                    continue;
+                }
+            };
+            if options.sparse && !matches!(run.place, Place::Data(_)) {
+                at = run.end();
                 continue;
             }
-        };
-        if options.sparse && !matches!(run.place, Place::Data(_)) {
-            at = run.end();
-            continue;
-        }
-        let Some(mut bytes) = unused.take().or_else(|| emptied.recv().ok()) else {
-            break;
-        };
-        // Chunks stay on their own borders, so that most writes are of whole aligned ones.
-        let border = (at / CHUNK as u64 + 1) * CHUNK as u64;
-        let length = (run.end().min(border) - at) as usize;
-        match fs.read(inode, at, &mut bytes[..length]) {
-            Ok(length) => {
-                let chunk = Chunk {
-                    offset: at,
-                    bytes,
-                    length,
-                };
-                if full.send(chunk).is_err() {
-                    break;
-                }
-                at += length as u64;
-            }
-            Err(error) => {
+            let Some(mut bytes) = unused.take().or_else(|| emptied.recv().ok()) else {
+                return lost;
+            };
+            // Chunks stay on their own borders, so that most writes are of whole aligned ones.
+            let border = (at / CHUNK as u64 + 1) * CHUNK as u64;
+            let length = (run.end().min(border).min(range.end) - at) as usize;
+            let read = fs.read(inode, at, &mut bytes[..length]).or_else(|error| {
                 // Take what there is before and behind the bad spot, piece by piece.
                 let piece = length.min(LOST_UNIT as usize);
-                if let Ok(length) = fs.read(inode, at, &mut bytes[..piece]) {
+                let read = fs.read(inode, at, &mut bytes[..piece]);
+                read.map_err(|_| error)
+            });
+            match read {
+                Ok(length) => {
                     let chunk = Chunk {
                         offset: at,
                         bytes,
                         length,
+                        lost_before: lost.news(),
                     };
                     if full.send(chunk).is_err() {
-                        break;
+                        return lost;
                     }
                     at += length as u64;
-                } else {
+                }
+                Err(error) => {
                     unused = Some(bytes);
-                    at = lose(&mut lost, inode, at, &error);
+                    lost.add(unit(at), &error);
+                    at = unit(at).end;
                 }
             }
         }
     }
     lost
-}
-
-/// Notes that what lies at `at` can't be read; returns where to go on.
-fn lose(lost: &mut Lost, inode: &Inode, at: u64, error: &FsError) -> u64 {
-    let end = ((at / LOST_UNIT + 1) * LOST_UNIT).min(inode.length());
-    match lost.last_mut() {
-        Some((start, length, _)) if *start + *length == at => *length = end - *start,
-        _ => lost.push((at, end - at, error.to_string())),
-    }
-    end
-}
-
-fn describe(lost: &Lost) -> String {
-    let bytes: u64 = lost.iter().map(|(_, length, _)| length).sum();
-    let ranges: Vec<_> = lost
-        .iter()
-        .take(NAMED_RANGES)
-        .map(|(start, length, _)| format!("{start:#x}-{:#x}", start + length - 1))
-        .collect();
-    let more = if lost.len() > NAMED_RANGES {
-        ", …"
-    } else {
-        ""
-    };
-    let why = lost.first().map_or("", |(_, _, why)| why);
-    format!(
-        "{bytes} bytes can't be read ({}{more}): {why}",
-        ranges.join(", ")
-    )
 }
 
 /// Reads the original and the copy and compares them.

@@ -2,9 +2,11 @@
 //!
 //! - [`walk`]: what is to be copied where.
 //! - [`file`]: one file: its runs of data, holes kept, into a part file that is renamed when done.
+//! - [`lost`]: what of a file could not be read, and the list of it beside the part file.
 //! - [`progress`]: the bar.
 
 mod file;
+mod lost;
 mod progress;
 mod walk;
 
@@ -21,7 +23,8 @@ use progress::Progress;
 const AFTER_HELP: &str = "\
 A file is written to NAME.vmfs-part and renamed when it is complete, so what has its proper name is whole. After an
 interruption, --resume goes on where the part file ends. Parts of a file that can't be read are reported as byte ranges,
-and the rest of it stays in NAME.vmfs-part. Mode and time of change are kept; with -p the owner as well.
+and the rest of it stays in NAME.vmfs-part; NAME.vmfs-lost says what is missing, and --resume tries it again. Mode and
+time of change are kept; with -p the owner as well.
 
 Examples:
   vmfs cp datastore.img:/myvm/myvm-flat.vmdk .
