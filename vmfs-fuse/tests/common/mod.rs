@@ -2,6 +2,8 @@
 
 #![allow(dead_code, reason = "each test binary uses a part")]
 
+pub(crate) mod volume;
+
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
