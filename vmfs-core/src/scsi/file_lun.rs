@@ -106,8 +106,12 @@ impl FileLun {
             counters: Counters::default(),
             edges: RwLock::new(()),
         };
-        if !is_device {
-            let image = std::fs::canonicalize(path).map_err(open_error)?;
+        let image = match std::fs::canonicalize(path) {
+            // It is open here, but has no name by which another process could find it.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            image => Some(image.map_err(open_error)?).filter(|_| !is_device),
+        };
+        if let Some(image) = image {
             lun.identity = identity_of(&image, false);
             lun.personality = match (personality_of(&image), access) {
                 (Err(_), Access::ReadOnly) => Personality::default(),
