@@ -5,6 +5,7 @@
 //! - [`oracle`]: readers that other people wrote.
 //! - [`parsers`]: what fuzzers feed.
 //! - [`random`]: numbers from a seed.
+//! - [`tgt`]: iSCSI targets.
 //! - [`walk`]: everything on a volume.
 
 #[allow(
@@ -19,4 +20,5 @@ pub mod images;
 pub mod oracle;
 pub mod parsers;
 pub mod random;
+pub mod tgt;
 pub mod walk;

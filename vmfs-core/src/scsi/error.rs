@@ -23,6 +23,12 @@ pub enum LunError {
         /// What it is.
         found: &'static str,
     },
+    /// An `iscsi://` URL makes no sense. It isn't repeated: there may be a secret in it.
+    #[error("{problem}; write iscsi://[USER[%SECRET]@]HOST[:PORT]/TARGET/LUN")]
+    Url {
+        /// What is wrong with it.
+        problem: &'static str,
+    },
     /// A command failed.
     #[error("{operation} of {length} bytes at {offset} of {lun} failed: {source}")]
     Io {

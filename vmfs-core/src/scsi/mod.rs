@@ -1,9 +1,10 @@
 //! The LUN as the rest of the house sees it: identity, reads, writes, counters.
 //!
 //! Everything above works the same on any [`Lun`]: an image file or block device
-//! ([`FileLun`]), a partition of one ([`PartitionLun`]), one in memory for one host
-//! ([`MemoryLun`]) or several ([`MemoryArray`]), one with changed bytes ([`OverlayLun`]), one that
-//! is cut off ([`FaultLun`]) or one whose writes are recorded ([`RecorderLun`]).
+//! ([`FileLun`]), a LUN of an iSCSI target ([`IscsiLun`]), a partition of one ([`PartitionLun`]),
+//! one in memory for one host ([`MemoryLun`]) or several ([`MemoryArray`]), one with changed bytes
+//! ([`OverlayLun`]), one that is cut off ([`FaultLun`]) or one whose writes are recorded
+//! ([`RecorderLun`]). [`open()`] opens what a user names.
 
 mod aligned;
 mod array;
@@ -12,9 +13,11 @@ mod counters;
 mod error;
 mod fault_lun;
 mod file_lun;
+mod iscsi;
 mod lun;
 mod memory_array;
 mod memory_lun;
+mod open;
 mod overlay;
 mod partition;
 mod patient_lun;
@@ -29,9 +32,11 @@ pub use counters::{Counters, OpSnapshot, Snapshot};
 pub use error::LunError;
 pub use fault_lun::FaultLun;
 pub use file_lun::FileLun;
+pub use iscsi::{IscsiLun, IscsiTimeouts, IscsiUrl};
 pub use lun::{Access, Capabilities, Comparison, DeviceOffset, Lun};
 pub use memory_array::{MemoryArray, MemoryPort};
 pub use memory_lun::MemoryLun;
+pub use open::{name_of, open};
 pub use overlay::OverlayLun;
 pub use partition::{PartitionLun, look_through};
 pub use patient_lun::PatientLun;
