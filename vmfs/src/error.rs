@@ -2,6 +2,7 @@ use std::io;
 
 use vmfs_core::fs::FsError;
 use vmfs_core::lvm::LvmError;
+use vmfs_core::scsi::LunError;
 
 /// Why a command failed.
 #[derive(Debug, thiserror::Error)]
@@ -26,6 +27,9 @@ pub(crate) enum Error {
     /// The volume layer failed.
     #[error("{0}")]
     Lvm(Box<LvmError>),
+    /// A LUN didn't carry out a command.
+    #[error("{0}")]
+    Lun(Box<LunError>),
     /// The file system could not be grown.
     #[error("{0}")]
     Grow(String),
@@ -40,6 +44,12 @@ pub(crate) enum Error {
 impl From<FsError> for Error {
     fn from(error: FsError) -> Self {
         Self::Fs(Box::new(error))
+    }
+}
+
+impl From<LunError> for Error {
+    fn from(error: LunError) -> Self {
+        Self::Lun(Box::new(error))
     }
 }
 

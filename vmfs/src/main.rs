@@ -7,6 +7,7 @@ mod dump;
 mod error;
 mod info;
 mod list;
+mod lun;
 mod lvm;
 mod output;
 mod stat;
@@ -65,6 +66,8 @@ enum Command {
     Df(df::Args),
     /// Shows structures as they stand on disk
     Dump(dump::Args),
+    /// Tells who shares a LUN, and how: hosts, reservations, counted commands
+    Lun(lun::Args),
     /// Works on the devices of volumes
     Lvm(lvm::Args),
 }
@@ -100,6 +103,7 @@ fn main() -> ExitCode {
         Command::Cp(args) => copy::run(&args, &common),
         Command::Df(args) => df::run(&args, &common),
         Command::Dump(args) => dump::run(&args, &common),
+        Command::Lun(args) => lun::run(&args, &common),
         Command::Lvm(args) => lvm::run(&args, &common),
     };
     match result {
