@@ -150,7 +150,7 @@ fn capabilities_are_found_by_asking() {
     });
     let lun = open(&thin, "host");
     assert!(lun.capabilities().unmap);
-    lun.write(at(0), &[7; 64 << 10]).expect("write");
+    lun.write(at(0), &vec![7; 64 << 10]).expect("write");
     lun.unmap(at(100), (64 << 10) - 100).expect("unmap");
     let mut back = [1; 1024];
     lun.read(at(0), &mut back).expect("read");

@@ -139,11 +139,7 @@ fn print(out: &mut dyn Write, info: &LunInfo) -> Result<(), Error> {
             Personality::Vaai => "vaai",
             Personality::Legacy => "legacy",
         };
-        writeln!(
-            out,
-            "  array        {name}: {}",
-            offered(info.capabilities)
-        )?;
+        writeln!(out, "  array        {name}: {}", offered(info.capabilities))?;
     }
     let Some(shared) = &info.shared else {
         writeln!(out, "  shared       by nobody yet")?;
