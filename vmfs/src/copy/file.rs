@@ -4,7 +4,7 @@ use std::fs::{self, File, Permissions};
 use std::io;
 use std::ops::Range;
 use std::os::unix::fs::{FileExt, PermissionsExt};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, UNIX_EPOCH};
@@ -12,16 +12,14 @@ use std::time::{Duration, UNIX_EPOCH};
 use serde::Serialize;
 use vmfs_core::fs::{FileSystem, Inode, Place};
 
-use super::lost::{List, Lost};
+use super::lost::Lost;
+use super::part::{DURABLE_EVERY, Part};
 use super::progress::Progress;
 
 /// Bytes read and written at a time.
-const CHUNK: usize = 1 << 20;
+pub(super) const CHUNK: usize = 1 << 20;
 /// Chunks that may be read ahead of writing.
 const AHEAD: usize = 4;
-/// A resumed copy trusts what is further than this from the end of the part file: a host that
-/// lost power may have lost what wasn't durable yet, and every so often it is made so.
-const DURABLE_EVERY: u64 = 256 << 20;
 /// Bytes that are given up when one of them can't be read.
 const LOST_UNIT: u64 = 64 << 10;
 
@@ -52,15 +50,6 @@ struct Chunk {
     lost_before: Vec<Range<u64>>,
 }
 
-/// A copy that isn't complete yet.
-struct Part {
-    file: File,
-    /// What it lacks.
-    list: List,
-    /// What the list said when this copy began.
-    lost: Vec<Range<u64>>,
-}
-
 /// Copies `inode` to `destination`; returns the bytes of data, or `None` when it was there
 /// already. The error says what is missing.
 pub(super) fn copy(
@@ -70,147 +59,62 @@ pub(super) fn copy(
     options: Options,
     progress: &Progress,
 ) -> Result<Option<u64>, String> {
-    if options.no_clobber && destination.exists()
-        || options.resume && is_complete(destination, inode)
-    {
-        progress.advance(inode.allocated().min(inode.length()));
-        return Ok(None);
+    if let Ok(found) = fs::symlink_metadata(destination) {
+        if options.no_clobber || options.resume && is_complete(&found, inode) {
+            progress.advance(inode.allocated().min(inode.length()));
+            return Ok(None);
+        }
+        if found.is_dir() {
+            let shown = destination.display();
+            return Err(format!("{shown} is in the way: it is a directory"));
+        }
     }
-    let part_path = beside(destination, ".vmfs-part");
-    let part = open_part(&part_path, destination, options.resume)?;
-    let start = resume_point(fs, inode, &part, options.resume)?;
-    check_size(&part.file, inode.length(), start).map_err(|error| at(&part_path, &error))?;
+    let part = Part::open(destination, options.resume)?;
+    let shown = |error: io::Error| at(&part.path, &error);
+    let start = part.resume_point(fs, inode, options.resume)?;
+    part.check_size(inode.length(), start).map_err(shown)?;
     progress.advance(start.min(inode.allocated()));
-    let (bytes, lost) = transfer(fs, inode, &part, start, options, progress)
-        .map_err(|error| at(&part_path, &error))?;
+    let (bytes, lost) = transfer(fs, inode, &part, start, options, progress).map_err(shown)?;
     if let Some(lost) = lost.describe() {
         return Err(format!(
             "{lost}; the rest is in {}, and --resume tries this again",
-            part_path.display()
+            part.path.display()
         ));
     }
-    finish(&part.file, inode.length()).map_err(|error| at(&part_path, &error))?;
+    part.finish(inode.length()).map_err(shown)?;
     if options.verify {
         verify(fs, inode, &part.file)?;
     }
-    set_attributes(&part_path, inode, options).map_err(|error| at(&part_path, &error))?;
-    part.list.remove().map_err(|error| at(&part_path, &error))?;
-    fs::rename(&part_path, destination).map_err(|error| at(destination, &error))?;
+    set_attributes(&part.file, inode, options).map_err(shown)?;
+    part.list.remove().map_err(shown)?;
+    fs::rename(&part.path, destination).map_err(|error| at(destination, &error))?;
     Ok(Some(bytes))
 }
 
 /// Gives a copy the mode, the times and, if wanted, the owner of the original.
-pub(super) fn set_attributes(path: &Path, inode: &Inode, options: Options) -> io::Result<()> {
+pub(super) fn set_attributes(copy: &File, inode: &Inode, options: Options) -> io::Result<()> {
     let meta = inode.meta();
     if options.preserve_owner {
-        std::os::unix::fs::chown(path, Some(meta.uid.get()), Some(meta.gid.get()))?;
+        std::os::unix::fs::fchown(copy, Some(meta.uid.get()), Some(meta.gid.get()))?;
     }
     // Set-user-id bits of a foreign volume have no business here.
-    fs::set_permissions(path, Permissions::from_mode(inode.mode() & 0o777))?;
+    copy.set_permissions(Permissions::from_mode(inode.mode() & 0o777))?;
     let time = |seconds: u32| UNIX_EPOCH + Duration::from_secs(seconds.into());
     let times = fs::FileTimes::new()
         .set_accessed(time(meta.atime.get()))
         .set_modified(time(meta.mtime.get()));
-    File::open(path)?.set_times(times)
-}
-
-/// A name beside that of the copy.
-pub(super) fn beside(destination: &Path, suffix: &str) -> PathBuf {
-    let mut name = destination.file_name().unwrap_or_default().to_owned();
-    name.push(suffix);
-    destination.with_file_name(name)
-}
-
-fn open_part(path: &Path, destination: &Path, resume: bool) -> Result<Part, String> {
-    let list = List::of(destination);
-    let file = File::options()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(!resume)
-        .open(path)
-        .map_err(|error| at(path, &error))?;
-    // In this order: a part file must not lose the list of what it lacks.
-    let lost = if resume {
-        list.read()?
-    } else {
-        list.remove().map_err(|error| at(path, &error))?;
-        Vec::new()
-    };
-    Ok(Part { file, list, lost })
-}
-
-fn finish(part: &File, length: u64) -> io::Result<()> {
-    part.set_len(length)?;
-    part.sync_all()
-}
-
-/// Finds out whether the destination can hold so large a file before hours are spent on it; the
-/// part file's own length says how far the copy has come, so it is put back.
-fn check_size(part: &File, length: u64, start: u64) -> io::Result<()> {
-    part.set_len(length).map_err(|error| match error.kind() {
-        io::ErrorKind::FileTooLarge => {
-            let size = crate::output::human(length);
-            io::Error::other(format!("the file system there can't hold a file of {size}"))
-        }
-        _ => error,
-    })?;
-    part.set_len(start)
+    copy.set_times(times)
 }
 
 /// A complete copy has its proper name; one of the same size and time is of the same file.
-fn is_complete(destination: &Path, inode: &Inode) -> bool {
-    fs::metadata(destination).is_ok_and(|found| {
-        let modified = found
-            .modified()
-            .ok()
-            .and_then(|time| time.duration_since(UNIX_EPOCH).ok());
-        found.len() == inode.length()
-            && modified.is_some_and(|time| time.as_secs() == u64::from(inode.meta().mtime.get()))
-    })
-}
-
-/// Where to go on: before what may not have been durable, after a look that the part file is of
-/// this file.
-fn resume_point(fs: &FileSystem, inode: &Inode, part: &Part, resume: bool) -> Result<u64, String> {
-    if !resume {
-        return Ok(0);
-    }
-    let have = part
-        .file
-        .metadata()
-        .map_err(|error| error.to_string())?
-        .len()
-        .min(inode.length());
-    let start = have.saturating_sub(DURABLE_EVERY) / CHUNK as u64 * CHUNK as u64;
-    if start == 0 {
-        return Ok(0);
-    }
-    let (mut ours, mut theirs) = (vec![0; CHUNK], vec![0; CHUNK]);
-    let mut compared = false;
-    for offset in [0, start / 2, start - CHUNK as u64] {
-        let length = (start - offset).min(CHUNK as u64) as usize;
-        let end = offset + length as u64;
-        let lost = part.lost.iter().any(|r| r.start < end && offset < r.end);
-        if lost || fs.read(inode, offset, &mut theirs[..length]).is_err() {
-            continue;
-        }
-        let read = part.file.read_exact_at(&mut ours[..length], offset);
-        if read.is_err() || ours[..length] != theirs[..length] {
-            return Err(
-                "the part file is of something else: remove it, or copy without --resume"
-                    .to_owned(),
-            );
-        }
-        compared = true;
-    }
-    if !compared {
-        return Err(
-            "what tells whether the part file is of this file can't be read: copy without --resume"
-                .to_owned(),
-        );
-    }
-    Ok(start)
+fn is_complete(found: &fs::Metadata, inode: &Inode) -> bool {
+    let modified = found
+        .modified()
+        .ok()
+        .and_then(|time| time.duration_since(UNIX_EPOCH).ok());
+    found.is_file()
+        && found.len() == inode.length()
+        && modified.is_some_and(|time| time.as_secs() == u64::from(inode.meta().mtime.get()))
 }
 
 /// Moves the data from `start` on, and what is lost before that; reading is ahead of writing by
@@ -365,6 +269,7 @@ fn is_hole(part: &File, start: u64, end: u64) -> bool {
     }
 }
 
-fn at(path: &Path, error: &io::Error) -> String {
+/// `error`, with the path that it is about.
+pub(super) fn at(path: &Path, error: &io::Error) -> String {
     format!("{}: {error}", path.display())
 }

@@ -2,11 +2,11 @@
 
 use std::fmt::Write as _;
 use std::fs::{self, File};
-use std::io::{self, Write as _};
+use std::io::{self, Read as _, Write as _};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use super::file::beside;
+use super::part::{beside, open_own};
 
 /// Ranges that a message names.
 const NAMED_RANGES: usize = 8;
@@ -67,6 +67,9 @@ impl Lost {
     }
 }
 
+/// What is appended to the name of a copy for the list of what it lacks.
+pub(super) const SUFFIX: &str = ".vmfs-lost";
+
 /// `NAME.vmfs-lost`: what is missing of the part file, so that a resumed copy tries it again.
 ///
 /// A line is a range: its first byte and the one behind its last. It may name what a later copy
@@ -80,24 +83,24 @@ impl List {
     /// The list that belongs to the copy at `destination`.
     pub(super) fn of(destination: &Path) -> Self {
         Self {
-            path: beside(destination, ".vmfs-lost"),
+            path: beside(destination, SUFFIX),
         }
     }
 
-    /// The ranges in order, without overlaps; none if there is no list.
-    pub(super) fn read(&self) -> Result<Vec<Range<u64>>, String> {
+    /// The ranges in order, without overlaps; none if there is no list or none is `wanted`.
+    pub(super) fn read(&self, wanted: bool) -> Result<Vec<Range<u64>>, String> {
         let shown = self.path.display();
-        let text = match fs::read_to_string(&self.path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-            other => other.map_err(|error| format!("{shown}: {error}"))?,
+        let failed = |error: io::Error| format!("{shown}: {error}");
+        let list = open_own(&self.path, File::options().read(true).write(true)).map_err(failed)?;
+        let Some(mut list) = list.filter(|_| wanted) else {
+            return Ok(Vec::new());
         };
+        let mut text = String::new();
+        list.read_to_string(&mut text).map_err(failed)?;
         // A crash may have cut off the last line: nothing behind that range was written then.
         let whole = text.rfind('\n').map_or(0, |end| end + 1);
         if whole < text.len() {
-            let cut = |file: File| file.set_len(whole as u64);
-            let file = File::options().write(true).open(&self.path);
-            file.and_then(cut)
-                .map_err(|error| format!("{shown}: {error}"))?;
+            list.set_len(whole as u64).map_err(failed)?;
         }
         let mut ranges = text[..whole]
             .lines()
@@ -130,7 +133,12 @@ impl List {
             let _ = writeln!(lines, "{:#x} {:#x}", range.start, range.end);
             lines
         });
-        let mut file = File::options().append(true).create(true).open(&self.path)?;
+        let mut how = File::options();
+        how.append(true);
+        let mut file = match open_own(&self.path, &how)? {
+            Some(file) => file,
+            None => how.create_new(true).open(&self.path)?,
+        };
         file.write_all(lines.as_bytes())?;
         file.sync_all()?;
         let folder = self.path.parent().filter(|folder| *folder != Path::new(""));

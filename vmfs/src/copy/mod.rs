@@ -2,11 +2,13 @@
 //!
 //! - [`walk`]: what is to be copied where.
 //! - [`file`]: one file: its runs of data, holes kept, into a part file that is renamed when done.
+//! - [`part`]: the part file, and going on with it.
 //! - [`lost`]: what of a file could not be read, and the list of it beside the part file.
 //! - [`progress`]: the bar.
 
 mod file;
 mod lost;
+mod part;
 mod progress;
 mod walk;
 
@@ -24,7 +26,8 @@ const AFTER_HELP: &str = "\
 A file is written to NAME.vmfs-part and renamed when it is complete, so what has its proper name is whole. After an
 interruption, --resume goes on where the part file ends. Parts of a file that can't be read are reported as byte ranges,
 and the rest of it stays in NAME.vmfs-part; NAME.vmfs-lost says what is missing, and --resume tries it again. Mode and
-time of change are kept; with -p the owner as well.
+time of change are kept; with -p the owner as well. Directories that are there already keep theirs. Nothing is written
+through symbolic links but the one that DEST may be.
 
 Examples:
   vmfs cp datastore.img:/myvm/myvm-flat.vmdk .
@@ -152,6 +155,7 @@ fn copy_source(
         progress,
         failures,
     };
-    copied.extend(job.run(&inode, &source.path, destination));
+    let named = destination == args.destination;
+    copied.extend(job.run(&inode, &source.path, destination, named));
     Ok(())
 }

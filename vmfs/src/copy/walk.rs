@@ -1,18 +1,20 @@
 use std::collections::{HashMap, HashSet};
 use std::ffi::OsStr;
-use std::fs;
+use std::fs::{self, File};
 use std::io;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{DirBuilderExt, symlink};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use rustix::fs::OFlags;
 use vmfs_core::format::{FdAddr, FileKind};
 use vmfs_core::fs::{FileSystem, Inode};
 
 use super::Failures;
 use super::file::{self, Copied, Options};
 use super::progress::Progress;
+use super::{lost, part};
 
 /// One source and everything below it.
 pub(super) struct Job<'a> {
@@ -29,6 +31,8 @@ struct Item {
     inode: Arc<Inode>,
     path: String,
     destination: PathBuf,
+    /// Whether the user has named the destination, rather than the volume.
+    named: bool,
 }
 
 impl Job<'_> {
@@ -38,11 +42,13 @@ impl Job<'_> {
         source: &Arc<Inode>,
         path: &str,
         destination: PathBuf,
+        named: bool,
     ) -> Vec<Copied> {
         let root = Item {
             inode: Arc::clone(source),
             path: path.to_owned(),
             destination,
+            named,
         };
         // All that is to be done is found first, so that progress has an end in sight.
         let (items, directories) = self.find(root);
@@ -57,7 +63,9 @@ impl Job<'_> {
         }
         // Last, since making the files in them changed their times.
         for item in directories.iter().rev() {
-            if let Err(error) = file::set_attributes(&item.destination, &item.inode, self.options) {
+            let set = open_directory(&item.destination)
+                .and_then(|copy| file::set_attributes(&copy, &item.inode, self.options));
+            if let Err(error) = set {
                 self.failures
                     .add(self.progress, &item.path, &error.to_string());
             }
@@ -66,6 +74,7 @@ impl Job<'_> {
     }
 
     /// Makes the directories and collects the files; a directory met again is not entered.
+    /// Returns the files, and the directories whose attributes are to be the volume's.
     fn find(&mut self, root: Item) -> (Vec<Item>, Vec<Item>) {
         let (mut items, mut directories) = (Vec::new(), Vec::new());
         let mut visited = HashSet::new();
@@ -82,15 +91,20 @@ impl Job<'_> {
                 self.failures.add(self.progress, &item.path, message);
                 continue;
             }
-            let made = make_directory(&item.destination);
-            let listed = made
-                .map_err(|error| error.to_string())
-                .and_then(|()| self.list(&item));
+            let made = make_directory(&item.destination, item.named);
+            let (made, listed) = match made {
+                Ok(made) => (made, self.list(&item)),
+                Err(message) => (false, Err(message)),
+            };
+            let failed = listed.is_err();
             match listed {
                 Ok(below) => queue.extend(below.into_iter().rev()),
                 Err(message) => self.failures.add(self.progress, &item.path, &message),
             }
-            directories.push(item);
+            // One that was there may be what an interrupted copy has made.
+            if made || self.options.resume && !item.named && !failed {
+                directories.push(item);
+            }
         }
         (items, directories)
     }
@@ -125,6 +139,7 @@ impl Job<'_> {
                         inode,
                         path,
                         destination,
+                        named: false,
                     });
                 }
                 Err(error) => self.failures.add(self.progress, &path, &error.to_string()),
@@ -132,15 +147,35 @@ impl Job<'_> {
             true
         });
         match listed {
-            Ok(()) => Ok(below),
             // What could be listed is copied all the same.
             Err(error) if !below.is_empty() => {
                 self.failures
                     .add(self.progress, &directory.path, &error.to_string());
-                Ok(below)
             }
-            Err(error) => Err(error.to_string()),
+            other => other.map_err(|error| error.to_string())?,
         }
+        self.leave_out(&mut below);
+        Ok(below)
+    }
+
+    /// Takes out what can't be copied beside its siblings: a file whose part file would have the
+    /// name of one of them.
+    fn leave_out(&mut self, siblings: &mut Vec<Item>) {
+        let names: HashSet<_> = siblings.iter().map(|i| i.destination.clone()).collect();
+        siblings.retain(|item| {
+            let beside = |suffix| part::beside(&item.destination, suffix);
+            let mut others = [part::SUFFIX, lost::SUFFIX].map(beside).into_iter();
+            let other = others.find(|name| item.has_part() && names.contains(name));
+            if let Some(other) = &other {
+                let name = other.file_name().unwrap_or_default().display();
+                let message = format!(
+                    "left out: while it is copied its data would go by the name {name}, and that \
+                     is another file of this directory; copy it alone, to somewhere else"
+                );
+                self.failures.add(self.progress, &item.path, &message);
+            }
+            other.is_none()
+        });
     }
 
     fn copy(
@@ -192,11 +227,42 @@ impl Job<'_> {
     }
 }
 
-fn make_directory(path: &Path) -> io::Result<()> {
-    match fs::DirBuilder::new().mode(0o700).create(path) {
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => Ok(()),
-        other => other,
+impl Item {
+    /// Whether it is copied by way of a part file.
+    fn has_part(&self) -> bool {
+        let kind = self.inode.kind();
+        !self.inode.is_directory() && !matches!(kind, FileKind::Rdm | FileKind::Symlink)
     }
+}
+
+/// Makes a directory; returns false if it was there. A symbolic link counts as one only where the
+/// user has `named` it: any other leads out of what was named.
+fn make_directory(path: &Path, named: bool) -> Result<bool, String> {
+    let failed = |error: io::Error| file::at(path, &error);
+    match fs::DirBuilder::new().mode(0o700).create(path) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+        other => return other.map(|()| true).map_err(failed),
+    }
+    let found = fs::symlink_metadata(path).map_err(failed)?;
+    let shown = path.display();
+    if found.is_dir() || found.is_symlink() && named && path.is_dir() {
+        Ok(false)
+    } else if found.is_symlink() {
+        Err(format!(
+            "left out: {shown} is a symbolic link, and nothing is copied through it"
+        ))
+    } else {
+        Err(format!(
+            "left out: {shown} is in the way: it is no directory"
+        ))
+    }
+}
+
+fn open_directory(path: &Path) -> io::Result<File> {
+    let flags = OFlags::NOFOLLOW | OFlags::DIRECTORY;
+    let mut how = File::options();
+    how.read(true).custom_flags(flags.bits().cast_signed());
+    how.open(path)
 }
 
 fn link(first: &Path, destination: &Path) -> io::Result<()> {
