@@ -4,6 +4,7 @@
 //! The modules are the floors of the house, from the bottom up; a floor uses only those below
 //! it. `docs/ARCHITECTURE.md` has the tour, `docs/FORMAT.md` the format.
 //!
+//! - [`sync`]: locks between threads.
 //! - [`scsi`]: the LUN: identity, reads, counters; image files and block devices.
 //! - [`lvm`]: devices and the logical volume that they make up.
 //! - [`format`]: on-disk structures and addresses.
@@ -21,3 +22,4 @@ pub mod journal;
 pub mod lvm;
 pub mod resource;
 pub mod scsi;
+pub mod sync;

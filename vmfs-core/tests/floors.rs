@@ -4,8 +4,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// From the bottom up. `format` is below `lvm`: see docs/decisions/0001.
-const FLOORS: [&str; 8] = [
-    "scsi", "format", "lvm", "cluster", "journal", "resource", "file", "fs",
+const FLOORS: [&str; 9] = [
+    "sync", "scsi", "format", "lvm", "cluster", "journal", "resource", "file", "fs",
 ];
 
 #[test]
@@ -37,6 +37,40 @@ fn every_floor_uses_only_those_below() {
         checked > 20,
         "only {checked} uses found: does the test still read the sources?"
     );
+}
+
+/// Threads above the LUN wait where a simulator knows of it.
+#[test]
+fn locks_above_the_lun_are_those_of_sync() {
+    let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut folders: Vec<PathBuf> = FLOORS[2..].iter().map(|floor| src.join(floor)).collect();
+    while let Some(folder) = folders.pop() {
+        let entries = fs::read_dir(&folder).expect("floor").flatten();
+        folders.extend(
+            entries
+                .map(|entry| entry.path())
+                .filter(|path| path.is_dir()),
+        );
+        for file in sources(&folder) {
+            let text = fs::read_to_string(&file).expect("readable source");
+            for other in [
+                "parking_lot",
+                "sync::Mutex",
+                "sync::RwLock",
+                "thread::sleep",
+                "yield_now",
+            ] {
+                let found = text.match_indices(other);
+                let ours = found.filter(|(at, _)| text[..*at].ends_with("crate::"));
+                assert_eq!(
+                    text.matches(other).count(),
+                    ours.count(),
+                    "{} uses {other}: take crate::sync, or the host's clock",
+                    file.display()
+                );
+            }
+        }
+    }
 }
 
 #[test]

@@ -3,8 +3,6 @@ use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use parking_lot::{Condvar, Mutex};
-
 use super::disk::{Decision, Wish};
 use super::host::{HostConfig, LockMethod};
 use super::membership::Membership;
@@ -14,6 +12,7 @@ use super::{Host, disk, sector};
 use crate::format::{Damage, Layout};
 use crate::lvm::{LvmError, Volume, VolumeOffset};
 use crate::scsi::jitter;
+use crate::sync::{Condvar, Mutex};
 
 /// First wait for a lock that another host has.
 const FIRST_WAIT: Duration = Duration::from_micros(100);
@@ -319,7 +318,7 @@ impl LockTable {
         let left = entries.iter().filter(|(_, entry)| {
             entry.users == 0 && !entry.busy && entry.mode != entry.open.map(Wish::from)
         });
-        let left: Vec<VolumeOffset> = left.map(|(&place, _)| place).collect();
+        let left: BTreeSet<VolumeOffset> = left.map(|(&place, _)| place).collect();
         drop(entries);
         for place in left {
             self.settle(place);

@@ -2,7 +2,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::time::Duration;
 
-use parking_lot::Mutex;
 use zerocopy::{FromBytes, FromZeros, IntoBytes};
 
 use super::host::{HostConfig, LockMethod};
@@ -10,6 +9,7 @@ use super::sector;
 use crate::format::{Heartbeat, HeartbeatState, HostNote, Layout, Uuid, view};
 use crate::lvm::{LvmError, Volume, VolumeOffset};
 use crate::scsi::{Clock, Key, LunError, PersistentReserve, ReservationType};
+use crate::sync::Mutex;
 
 /// State word of a slot that a host has.
 const IN_USE: u32 = 0xabcd_ef02;

@@ -2,11 +2,10 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use parking_lot::Mutex;
-
 use super::Host;
 use crate::lvm::VolumeOffset;
 use crate::scsi::Clock;
+use crate::sync::Mutex;
 
 /// What this host knows of the others' heartbeats: since when each stands still.
 #[derive(Debug)]

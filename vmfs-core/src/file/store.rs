@@ -1,6 +1,7 @@
 use std::sync::Arc;
+use std::time::Duration;
 
-use quick_cache::sync::Cache;
+use quick_cache::sync::{Cache, GuardResult};
 
 use super::error::FileError;
 use super::inode::Inode;
@@ -8,6 +9,7 @@ use crate::format::FdAddr;
 use crate::journal::MetaReader;
 use crate::lvm::VolumeOffset;
 use crate::resource::{Resources, read_fd};
+use crate::sync::{give_way, has_waiter};
 
 /// File descriptors kept in memory, about 1 KiB each but for those with many addresses.
 const CACHED_INODES: usize = 12_288;
@@ -70,15 +72,21 @@ impl FileStore {
 
     /// The file with this descriptor address, from the cache if it is there.
     pub fn inode(&self, fd: FdAddr) -> Result<Arc<Inode>, FileError> {
-        self.inodes.get_or_insert_with(&fd, || {
-            let place = self.place_of(fd)?;
-            let bytes = read_fd(&self.reader, place)?;
-            Ok(Arc::new(Inode::parse(
-                &bytes,
-                fd,
-                place,
-                self.reader.layout(),
-            )?))
-        })
+        let patience = has_waiter().then_some(Duration::ZERO);
+        let room = loop {
+            match self.inodes.get_value_or_guard(&fd, patience) {
+                GuardResult::Value(inode) => return Ok(inode),
+                GuardResult::Guard(room) => break room,
+                // Another thread reads it.
+                GuardResult::Timeout => give_way(),
+            }
+        };
+        let place = self.place_of(fd)?;
+        let bytes = read_fd(&self.reader, place)?;
+        let inode = Inode::parse(&bytes, fd, place, self.reader.layout())?;
+        let inode = Arc::new(inode);
+        // If it was forgotten meanwhile it doesn't enter the cache.
+        let _ = room.insert(Arc::clone(&inode));
+        Ok(inode)
     }
 }

@@ -2,7 +2,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 
 use dashmap::{DashMap, DashSet};
-use parking_lot::{Mutex, RwLockReadGuard};
 
 use super::error::FsError;
 use super::file_system::FileSystem;
@@ -13,6 +12,7 @@ use crate::file::edit::DirHint;
 use crate::file::{FileError, Inode};
 use crate::format::{FdAddr, FileKind, ResourceKind};
 use crate::resource::{Actor, AllocError, Allocator, MetaError, ResourcePlace};
+use crate::sync::{Mutex, RwLockReadGuard};
 
 /// Directories whose hints are kept.
 const KEPT_HINTS: usize = 256;

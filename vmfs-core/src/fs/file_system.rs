@@ -1,7 +1,6 @@
 use std::collections::HashMap;
 use std::sync::{Arc, OnceLock};
 
-use parking_lot::RwLockReadGuard;
 use quick_cache::sync::{Cache, DefaultLifecycle};
 use quick_cache::{DefaultHashBuilder, OptionsBuilder, Weighter};
 
@@ -15,6 +14,7 @@ use crate::format::{
 use crate::journal::{JournalHeader, MetaReader, look_through};
 use crate::lvm::{Volume, VolumeOffset};
 use crate::resource::{Place, Resources, Run, Space};
+use crate::sync::RwLockReadGuard;
 
 /// Memory for name indexes of directories without a hash table, in bytes.
 const INDEX_MEMORY: u64 = 24 << 20;

@@ -1,5 +1,7 @@
 //! Files that outlive their names, and their end.
 
+use std::collections::BTreeSet;
+
 use super::engine::Engine;
 use super::error::FsError;
 use super::file_system::FileSystem;
@@ -46,7 +48,7 @@ impl FileSystem {
 
     /// Tries again what could not be deleted.
     pub(super) fn reap_unheld(&self, engine: &Engine) {
-        let files: Vec<FdAddr> = engine.nameless.iter().map(|file| *file).collect();
+        let files: BTreeSet<FdAddr> = engine.nameless.iter().map(|file| *file).collect();
         for file in files {
             if !engine.holds.contains_key(&file) {
                 self.reap_or_keep(engine, file);

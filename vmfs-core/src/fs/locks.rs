@@ -1,6 +1,5 @@
-use parking_lot::{RwLock, RwLockReadGuard, RwLockWriteGuard};
-
 use crate::format::FdAddr;
+use crate::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 /// Locks that files share by address.
 const STRIPES: usize = 1024;

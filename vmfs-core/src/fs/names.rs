@@ -86,7 +86,7 @@ impl FileSystem {
         loop {
             match self.make_locked(engine, directory, &new) {
                 // Another thread has what was taken for the new file locked.
-                Err(FsError::Again) => std::thread::yield_now(),
+                Err(FsError::Again) => crate::sync::give_way(),
                 made => return made,
             }
         }

@@ -1,12 +1,11 @@
 //! Being on a volume with other hosts: what is locked, and what may be kept in memory.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::time::Duration;
 
 use dashmap::DashMap;
-use parking_lot::{Mutex, ReentrantMutex, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use super::engine::Engine;
 use super::error::FsError;
@@ -16,6 +15,7 @@ use crate::format::FdAddr;
 use crate::lvm::{LvmError, VolumeOffset};
 use crate::resource::Hold;
 use crate::scsi::LunError;
+use crate::sync::{Mutex, ReentrantMutex, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 /// Tries to read something while no other host changes it, before this one locks it for that.
 const QUIET_READS: u32 = 16;
@@ -426,7 +426,7 @@ impl FileSystem {
     /// Gives up the locks of all open files.
     pub(super) fn close_all_files(&self, engine: &Engine) {
         let sharing = &engine.sharing;
-        let files: Vec<FdAddr> = sharing.opens.iter().map(|open| *open.key()).collect();
+        let files: BTreeSet<FdAddr> = sharing.opens.iter().map(|open| *open.key()).collect();
         sharing.opens.clear();
         for file in files {
             if let Ok(place) = self.store().place_of(file) {
@@ -460,12 +460,17 @@ impl FileSystem {
             journal.start_over(reader)?;
         }
         self.forget_everything(engine);
-        for open in &sharing.opens {
-            let place = self.store().place_of(*open.key())?;
-            if let Some(mode) = open.strongest()
+        let opens: BTreeMap<FdAddr, Opens> = sharing
+            .opens
+            .iter()
+            .map(|open| (*open.key(), *open))
+            .collect();
+        for (file, opens) in opens {
+            let place = self.store().place_of(file)?;
+            if let Some(mode) = opens.strongest()
                 && let Err(error) = sharing.locks.open(place, mode)
             {
-                tracing::error!("open file {} can't be locked: {error}", open.key());
+                tracing::error!("open file {file} can't be locked: {error}");
             }
         }
         sharing.shared.store(true, SeqCst);

@@ -1,12 +1,11 @@
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 
-use parking_lot::Mutex;
-
 use super::codec::{Image, Redo};
 use super::error::JournalError;
 use super::log::Log;
 use super::meta_reader::MetaReader;
 use crate::lvm::LvmError;
+use crate::sync::Mutex;
 
 /// Longest write that brings metadata in place.
 const MAX_WRITE: usize = 1 << 20;

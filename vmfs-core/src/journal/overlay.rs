@@ -3,12 +3,12 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 
-use parking_lot::{Mutex, MutexGuard};
 use quick_cache::sync::Cache;
 
 use super::patch::{PIECE, PatchMap, SECTOR};
 use super::txn::Txn;
 use crate::format::FdAddr;
+use crate::sync::{Mutex, MutexGuard};
 
 /// A compound transaction on its way into the journal.
 #[derive(Debug, Clone)]

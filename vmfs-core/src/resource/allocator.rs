@@ -2,7 +2,6 @@ use std::collections::VecDeque;
 use std::sync::atomic::{AtomicI64, Ordering::Relaxed};
 
 use dashmap::DashMap;
-use parking_lot::Mutex;
 
 use super::error::MetaError;
 use super::hold::Hold;
@@ -14,6 +13,7 @@ use super::system::Resources;
 use crate::format::{FdAddr, ResourceHeader, ResourceKind};
 use crate::journal::MetaReader;
 use crate::lvm::VolumeOffset;
+use crate::sync::Mutex;
 
 /// A resource: its cluster and its number there.
 pub type Place = (u64, u32);

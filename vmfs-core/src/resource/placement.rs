@@ -1,11 +1,10 @@
 use std::collections::HashMap;
 
-use parking_lot::Mutex;
-
 use super::allocator::{AllocError, Allocator};
 use super::system::Resources;
 use crate::format::{FdAddr, ResourceKind};
 use crate::journal::MetaReader;
+use crate::sync::Mutex;
 
 /// Windows that a volume shall have at least, so that files don't wait for each other's.
 const WANTED_WINDOWS: u64 = 64;

@@ -1,13 +1,12 @@
 use std::sync::Arc;
 
-use parking_lot::{Mutex, RwLock};
-
 use super::bits::Bits;
 use super::error::MetaError;
 use super::resource_file::ResourceFile;
 use super::system::Resources;
 use crate::format::{ClusterHeader, ResourceKind};
 use crate::journal::MetaReader;
+use crate::sync::{Mutex, RwLock};
 
 /// State bits of a large file block: free, and broken up into small ones.
 pub(super) const LARGE_FREE: u32 = 0x1;

@@ -1,7 +1,5 @@
 use std::sync::Arc;
 
-use parking_lot::RwLock;
-
 use super::block_map::{BlockMap, Place};
 use super::error::MetaError;
 use super::system::PointerSources;
@@ -10,6 +8,7 @@ use crate::format::{
 };
 use crate::journal::MetaReader;
 use crate::lvm::VolumeOffset;
+use crate::sync::RwLock;
 
 /// A resource file: its header and where its parts lie.
 #[derive(Debug)]

@@ -3,8 +3,6 @@
 
 use std::sync::Arc;
 
-use parking_lot::Mutex;
-
 use super::descriptor::FileEdit;
 use super::map::Slot;
 use crate::file::entries::{self as entries, DirContent, DirHint, NewEntry};
@@ -12,6 +10,7 @@ use crate::file::error::FileError;
 use crate::file::{DirEntry, FileStore, Inode};
 use crate::format::{FdAddr, FileKind};
 use crate::resource::Place;
+use crate::sync::Mutex;
 
 /// A directory whose entries are being changed.
 #[derive(Debug)]

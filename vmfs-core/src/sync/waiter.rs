@@ -1,0 +1,71 @@
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::time::Duration;
+
+/// How a thread waits for another one.
+pub trait Waiter {
+    /// Lets other threads run: the calling one can't go on before one of them does something. It
+    /// looks again when this returns, and comes back if that was too early. `until` is the
+    /// [`Waiter::uptime`] at which it has waited long enough.
+    fn wait(&self, until: Option<Duration>);
+
+    /// Time that never goes backwards.
+    fn uptime(&self) -> Duration;
+}
+
+thread_local! {
+    static WAITER: RefCell<Option<Rc<dyn Waiter>>> = const { RefCell::new(None) };
+}
+
+/// Has the calling thread wait as `waiter` does from now on; `None`: as the system does.
+pub fn wait_by(waiter: Option<Rc<dyn Waiter>>) {
+    WAITER.set(waiter);
+}
+
+/// Whether the calling thread waits as a [`Waiter`] does.
+pub fn has_waiter() -> bool {
+    WAITER.with_borrow(Option::is_some)
+}
+
+/// Lets other threads run, one of which has what this one needs for a moment.
+pub fn give_way() {
+    match waiter() {
+        Some(waiter) => waiter.wait(None),
+        None => std::thread::yield_now(),
+    }
+}
+
+fn waiter() -> Option<Rc<dyn Waiter>> {
+    WAITER.with_borrow(Clone::clone)
+}
+
+/// Waits as the thread's waiter does until `attempt` comes to something; `None` if the thread has no
+/// waiter.
+#[cold]
+pub(super) fn wait_for<T>(mut attempt: impl FnMut() -> Option<T>) -> Option<T> {
+    let waiter = waiter()?;
+    loop {
+        waiter.wait(None);
+        if let Some(done) = attempt() {
+            return Some(done);
+        }
+    }
+}
+
+/// The same for `time` at most: then `Some(None)`.
+pub(super) fn wait_for_some_time<T>(
+    time: Duration,
+    mut attempt: impl FnMut() -> Option<T>,
+) -> Option<Option<T>> {
+    let waiter = waiter()?;
+    let until = waiter.uptime() + time;
+    loop {
+        if let Some(done) = attempt() {
+            return Some(Some(done));
+        }
+        if waiter.uptime() >= until {
+            return Some(None);
+        }
+        waiter.wait(Some(until));
+    }
+}
