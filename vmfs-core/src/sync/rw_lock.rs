@@ -58,7 +58,7 @@ impl<T> RwLock<T> {
         self.inner.try_write().or_else(|| {
             let _waits = Waits::for_writing(&self.writers);
             wait_for_some_time(time, || self.inner.try_write())
-                .unwrap_or_else(|| self.inner.try_write_for(time))
+                .unwrap_or_else(|_| self.inner.try_write_for(time))
         })
     }
 }

@@ -52,19 +52,22 @@ pub(super) fn wait_for<T>(mut attempt: impl FnMut() -> Option<T>) -> Option<T> {
     }
 }
 
-/// The same for `time` at most: then `Some(None)`.
+/// The thread waits as the system does.
+pub(super) struct NoWaiter;
+
+/// The same for `time` at most: then `None`.
 pub(super) fn wait_for_some_time<T>(
     time: Duration,
     mut attempt: impl FnMut() -> Option<T>,
-) -> Option<Option<T>> {
-    let waiter = waiter()?;
+) -> Result<Option<T>, NoWaiter> {
+    let waiter = waiter().ok_or(NoWaiter)?;
     let until = waiter.uptime() + time;
     loop {
         if let Some(done) = attempt() {
-            return Some(Some(done));
+            return Ok(Some(done));
         }
         if waiter.uptime() >= until {
-            return Some(None);
+            return Ok(None);
         }
         waiter.wait(Some(until));
     }
