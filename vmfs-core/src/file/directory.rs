@@ -130,6 +130,6 @@ pub(super) fn entry_of(
 }
 
 /// Whether a name can be one of a file: not empty, without slash, and not `.` or `..`.
-fn is_valid_name(name: &[u8]) -> bool {
+pub fn is_valid_name(name: &[u8]) -> bool {
     !name.is_empty() && !name.contains(&b'/') && name != b"." && name != b".."
 }

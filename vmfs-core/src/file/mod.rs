@@ -14,7 +14,7 @@ mod inode;
 mod store;
 
 pub use content::SeekTo;
-pub use directory::{DirEntry, Directory};
+pub use directory::{DirEntry, Directory, is_valid_name};
 pub use error::FileError;
 pub use inode::Inode;
 pub use store::FileStore;

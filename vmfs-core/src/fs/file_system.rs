@@ -26,7 +26,7 @@ const MAX_LINK_TARGET: u64 = 4096;
 
 /// Lets `reader` show what hosts have in their journals and not in place: those that died with
 /// the volume mounted, or have it mounted now.
-fn look_through_journals(reader: &MetaReader) {
+pub(super) fn look_through_journals(reader: &MetaReader) {
     let hosts = cluster::hosts(reader.volume(), reader.layout());
     for host in hosts.unwrap_or_default() {
         if host.state != HeartbeatState::InUse || host.journal_addr == 0 {

@@ -13,6 +13,7 @@ mod names;
 mod path;
 mod recover;
 mod rename;
+pub mod rescue;
 mod sharing;
 mod stat;
 mod upkeep;

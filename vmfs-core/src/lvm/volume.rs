@@ -78,6 +78,20 @@ impl Volume {
         }
     }
 
+    /// The volume of `found`, parts of `luns` by their number, sorted and without overlaps; what lies
+    /// between them is missing.
+    pub(super) fn of_extents(luns: Vec<Arc<dyn Lun>>, found: Vec<Extent>) -> Self {
+        let size = found.last().map_or(0, Extent::end).min(MAX_SIZE);
+        Self {
+            luns,
+            devices: Vec::new(),
+            // Without overlaps there is nothing that could fail.
+            extents: fill_gaps(found, size, &[]).unwrap_or_default(),
+            size,
+            entry: None,
+        }
+    }
+
     /// Assembles the volume that `devices` make up, whatever their order.
     ///
     /// A device that isn't there leaves a gap: the volume is degraded, see

@@ -128,6 +128,29 @@ impl BlockMap {
         }
     }
 
+    /// A map that no descriptor holds; see the fields.
+    pub(super) fn of_addresses(
+        zero_level: ZeroLevel,
+        block_shift: u32,
+        length: u64,
+        addresses: Vec<u64>,
+        fd_offset: VolumeOffset,
+    ) -> Self {
+        Self {
+            fd_offset,
+            zero_level,
+            block_shift,
+            length,
+            capacity: addresses.len() as u64,
+            addresses: addresses.into_boxed_slice(),
+        }
+    }
+
+    /// log2 of the bytes that an entry at the bottom of the tree covers.
+    pub fn block_shift(&self) -> u32 {
+        self.block_shift
+    }
+
     /// Length of the file in bytes.
     pub fn length(&self) -> u64 {
         self.length

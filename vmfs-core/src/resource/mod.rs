@@ -14,6 +14,7 @@ mod grow;
 mod hold;
 mod placement;
 mod pool;
+pub mod rescue;
 mod resource_file;
 mod space;
 mod system;

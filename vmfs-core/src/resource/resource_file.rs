@@ -52,6 +52,25 @@ impl ResourceFile {
         })
     }
 
+    /// A file that was put together, of which nothing is read.
+    pub(super) fn from_parts(
+        kind: ResourceKind,
+        fd: FdAddr,
+        header: ResourceHeader,
+        map: BlockMap,
+        sources: PointerSources,
+    ) -> Self {
+        let header_place = map.fd_offset();
+        let map = Arc::new(map);
+        Self {
+            kind,
+            fd,
+            header_place,
+            sources,
+            state: RwLock::new(Arc::new(State { header, map })),
+        }
+    }
+
     /// What the file's resources are.
     pub fn kind(&self) -> ResourceKind {
         self.kind

@@ -150,7 +150,7 @@ pub fn read_fd(reader: &MetaReader, offset: VolumeOffset) -> Result<Vec<u8>, Met
 }
 
 /// Opens a system file before `.fdc.sf` can be asked where its descriptor lies.
-fn open_resource_file(
+pub(super) fn open_resource_file(
     reader: &MetaReader,
     fsd: &FsDescriptor,
     file: SystemFile,
