@@ -107,7 +107,7 @@ pub(super) fn set_attributes(copy: &File, inode: &Inode, options: Options) -> io
 }
 
 /// A complete copy has its proper name; one of the same size and time is of the same file.
-fn is_complete(found: &fs::Metadata, inode: &Inode) -> bool {
+pub(super) fn is_complete(found: &fs::Metadata, inode: &Inode) -> bool {
     let modified = found
         .modified()
         .ok()

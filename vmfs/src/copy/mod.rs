@@ -5,11 +5,13 @@
 //! - [`part`]: the part file, and going on with it.
 //! - [`lost`]: what of a file could not be read, and the list of it beside the part file.
 //! - [`progress`]: the bar.
+//! - [`rescue`]: copies out of volumes that can't be opened.
 
 mod file;
 mod lost;
 mod part;
 mod progress;
+mod rescue;
 mod walk;
 
 use std::path::PathBuf;
@@ -32,7 +34,8 @@ through symbolic links but the one that DEST may be.
 Examples:
   vmfs cp datastore.img:/myvm/myvm-flat.vmdk .
   vmfs cp -r --verify /dev/sdb,/dev/sdc:/myvm /srv/rescue
-  vmfs cp -r --resume /dev/sdb:/ /srv/rescue";
+  vmfs cp -r --resume /dev/sdb:/ /srv/rescue
+  vmfs cp --rescue /dev/sdb /srv/rescue            the volume can't be opened: take what can be read";
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = AFTER_HELP)]
@@ -64,6 +67,14 @@ pub(crate) struct Args {
     /// Write zeros instead of leaving holes
     #[arg(long)]
     no_sparse: bool,
+    /// Copy all that can be read out of a volume that is too damaged to be opened, below the path if one is
+    /// given; what is there is never replaced. Tells of each file what is missing. Files that no name leads to
+    /// go to DEST/lost+found
+    #[arg(long, conflicts_with_all = ["no_clobber", "verify"])]
+    rescue: bool,
+    /// With --rescue: read the whole volume for file descriptors, even if it seems to say where they are
+    #[arg(long, requires = "rescue")]
+    scan: bool,
     /// Don't show progress
     #[arg(short, long)]
     quiet: bool,
@@ -83,6 +94,9 @@ impl Failures {
 }
 
 pub(crate) fn run(args: &Args, common: &Common) -> Result<(), Error> {
+    if args.rescue {
+        return rescue::run(args, common);
+    }
     let into_directory = args.destination.is_dir();
     if args.sources.len() > 1 && !into_directory {
         let shown = args.destination.display();

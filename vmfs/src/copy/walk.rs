@@ -258,7 +258,7 @@ fn make_directory(path: &Path, named: bool) -> Result<bool, String> {
     }
 }
 
-fn open_directory(path: &Path) -> io::Result<File> {
+pub(super) fn open_directory(path: &Path) -> io::Result<File> {
     let flags = OFlags::NOFOLLOW | OFlags::DIRECTORY;
     let mut how = File::options();
     how.read(true).custom_flags(flags.bits().cast_signed());
