@@ -5,14 +5,13 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 
 use mkfs_vmfs::{GrowError, GrownFileSystem, Identity, Options, grow_file_system, refuse_in_use};
 use rustix::fs::SeekFrom;
 use vmfs_core::format::{Family, HEARTBEAT_OFFSET, ResourceKind};
 use vmfs_core::fs::FileSystem;
 use vmfs_core::lvm::{LvmError, NewDevice, VolumeOffset, extend, grow, open_luns};
-use vmfs_core::scsi::{DeviceOffset, FaultLun, Lun, MemoryLun};
+use vmfs_core::scsi::{DeviceOffset, FaultLun, Faults, Lun, MemoryLun};
 use vmfs_fixtures::{Blocks, Content, FixtureBuilder, Known, What, pattern};
 
 const GIB: u64 = 1 << 30;
@@ -91,9 +90,16 @@ fn as_luns(luns: &[Arc<MemoryLun>]) -> Vec<Arc<dyn Lun>> {
         .collect()
 }
 
-fn cut_off(luns: &[Arc<MemoryLun>], left: &Arc<AtomicU64>) -> Vec<Arc<dyn Lun>> {
+/// Faults that come after so many writes, and stay.
+fn cut_after(writes: u64) -> Arc<Faults> {
+    let faults = Faults::none(false, false);
+    faults.set(writes, u64::MAX);
+    Arc::new(faults)
+}
+
+fn cut_off(luns: &[Arc<MemoryLun>], faults: &Arc<Faults>) -> Vec<Arc<dyn Lun>> {
     luns.iter()
-        .map(|lun| Arc::new(FaultLun::new(Arc::clone(lun), Arc::clone(left))) as _)
+        .map(|lun| Arc::new(FaultLun::new(Arc::clone(lun), Arc::clone(faults))) as _)
         .collect()
 }
 
@@ -186,11 +192,11 @@ impl Sample {
         loop {
             let luns = replicas(&self.luns);
             let new = replicas(added);
-            let left = Arc::new(AtomicU64::new(cuts));
-            let first = grow_all(cut_off(&luns, &left), cut_off(&new, &left), 1);
+            let faults = cut_after(cuts);
+            let first = grow_all(cut_off(&luns, &faults), cut_off(&new, &faults), 1);
             let all = [&luns[..], &new[..]].concat();
             if first.is_ok() {
-                assert_eq!(left.load(SeqCst), 0, "every write was cut once");
+                assert_eq!(faults.seen(), cuts, "every write was cut once");
                 self.check_grown(&all, size);
                 return cuts;
             }

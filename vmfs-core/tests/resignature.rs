@@ -2,7 +2,6 @@
 
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 
 use mkfs_vmfs::{Identity, Options, Plan, Target};
 use vmfs_core::format::{Family, VolumeState};
@@ -10,7 +9,7 @@ use vmfs_core::fs::FileSystem;
 use vmfs_core::lvm::{
     Device, LvmError, NewSignature, Origin, Resignatured, open_luns, resignature,
 };
-use vmfs_core::scsi::{DeviceOffset, FaultLun, Lun, MemoryLun};
+use vmfs_core::scsi::{DeviceOffset, FaultLun, Faults, Lun, MemoryLun};
 
 struct ToLun<'a>(&'a MemoryLun);
 
@@ -162,6 +161,13 @@ fn what_is_no_copy_or_not_whole_is_refused() {
     assert_eq!(identity_of(&original), identity_of(&original));
 }
 
+/// Faults that come after so many writes, and stay.
+fn cut_after(writes: u64) -> Arc<Faults> {
+    let faults = Faults::none(false, false);
+    faults.set(writes, u64::MAX);
+    Arc::new(faults)
+}
+
 #[test]
 fn cut_off_at_any_write_it_leaves_the_old_state_or_one_that_running_it_again_completes() {
     for (family, count) in [(Family::Vmfs6, 1), (Family::Vmfs5, 1), (Family::Vmfs6, 3)] {
@@ -169,14 +175,14 @@ fn cut_off_at_any_write_it_leaves_the_old_state_or_one_that_running_it_again_com
         let mut cuts = 0;
         loop {
             let copy = replicas(&original, "copy");
-            let left = Arc::new(AtomicU64::new(cuts));
+            let faults = cut_after(cuts);
             let cut = copy
                 .iter()
-                .map(|lun| Arc::new(FaultLun::new(Arc::clone(lun), Arc::clone(&left))) as _)
+                .map(|lun| Arc::new(FaultLun::new(Arc::clone(lun), Arc::clone(&faults))) as _)
                 .collect();
             let first = resignature(cut, signature(1));
             if first.is_ok() {
-                assert_eq!(left.load(SeqCst), 0, "every write was cut once");
+                assert_eq!(faults.seen(), cuts, "every write was cut once");
                 break;
             }
             // The second run is given other UUIDs, as a real one would be.
@@ -201,10 +207,10 @@ fn cut_off_at_any_write_it_leaves_the_old_state_or_one_that_running_it_again_com
 #[test]
 fn a_volume_in_the_middle_of_it_says_what_to_do() {
     let copy = replicas(&volume(Family::Vmfs6, 2), "copy");
-    let left = Arc::new(AtomicU64::new(1));
+    let faults = cut_after(1);
     let cut = copy
         .iter()
-        .map(|lun| Arc::new(FaultLun::new(Arc::clone(lun), Arc::clone(&left))) as _)
+        .map(|lun| Arc::new(FaultLun::new(Arc::clone(lun), Arc::clone(&faults))) as _)
         .collect();
     resignature(cut, signature(1)).expect_err("cut off");
     let error = open_luns(as_luns(&copy)).expect_err("half signed");

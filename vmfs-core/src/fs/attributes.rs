@@ -29,6 +29,7 @@ impl FileSystem {
         let inode = self.locked_changeable(file)?;
         if let Some(size) = changes.size {
             let inode = self.locked_regular(file)?;
+            engine.unsynced.note(file, self.failures());
             let result = self.set_length(engine, &guard, &inode, size);
             self.refresh(&[file])?;
             result?;

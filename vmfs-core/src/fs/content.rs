@@ -28,6 +28,7 @@ impl FileSystem {
         if data.is_empty() {
             return Ok(());
         }
+        engine.unsynced.note(file, self.failures());
         if self.overwrite(engine, file, offset, data)? {
             return Ok(());
         }
@@ -165,6 +166,7 @@ impl FileSystem {
         let end = offset
             .checked_add(length)
             .ok_or(FsError::Invalid("a range behind the largest offset"))?;
+        engine.unsynced.note(file, self.failures());
         let guard = self.lock_files(engine, &[file])?;
         let inode = self.locked_regular(file)?;
         let result = self.allocate_locked(engine, &guard, &inode, offset..end, how, keep_size);
@@ -314,9 +316,32 @@ impl FileSystem {
     }
 
     /// Returns once the file's content and metadata are durable.
-    pub fn sync_file(&self, _file: FdAddr) -> Result<(), FsError> {
+    ///
+    /// # Errors
+    /// [`FsError::Lost`], once, if the LUN failed to make earlier writes durable when nobody waited
+    /// for that.
+    pub fn sync_file(&self, file: FdAddr) -> Result<(), FsError> {
+        let Some(engine) = &self.engine else {
+            return Ok(());
+        };
+        let (noted, failures) = (engine.unsynced.noted(file), self.failures());
         // One commit makes all files durable that changed since the last one.
-        self.sync()
+        let synced = self.sync();
+        let Some(noted) = noted else {
+            return synced;
+        };
+        let is_lost = noted.failures < self.failures();
+        engine.unsynced.told(file, noted, failures);
+        match synced {
+            Ok(()) if is_lost => Err(FsError::Lost { fd: file }),
+            synced => synced,
+        }
+    }
+
+    /// Flushes of the LUN that failed.
+    pub(super) fn failures(&self) -> u64 {
+        let journal = self.store().reader().journal();
+        journal.map_or(0, crate::journal::Journal::failures)
     }
 
     /// Returns once everything is durable.

@@ -7,6 +7,7 @@ use super::error::FsError;
 use super::file_system::FileSystem;
 use super::locks::Locks;
 use super::sharing::Sharing;
+use super::unsynced::Unsynced;
 use crate::cluster::{HostConfig, Membership, Renewal};
 use crate::file::edit::DirHint;
 use crate::file::{FileError, Inode};
@@ -30,6 +31,8 @@ pub(super) struct Engine {
     pub(super) locks: Locks,
     /// How often each file is in use by someone, so that it must outlive its names.
     pub(super) holds: DashMap<FdAddr, u64>,
+    /// Files that were written to and not made durable since.
+    pub(super) unsynced: Unsynced,
     /// Files without names that are still in use.
     pub(super) nameless: DashSet<FdAddr>,
     hints: Arc<Hints>,
@@ -56,6 +59,7 @@ impl Engine {
             allocator,
             locks: Locks::default(),
             holds: DashMap::new(),
+            unsynced: Unsynced::default(),
             nameless: DashSet::new(),
             hints: Arc::default(),
             moving: Mutex::new(()),

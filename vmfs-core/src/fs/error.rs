@@ -85,6 +85,12 @@ pub enum FsError {
     /// Another host took this one for dead and recovered the volume.
     #[error("this host lost its hold on the volume; unmount and mount again")]
     Fenced,
+    /// The LUN failed to make writes durable.
+    #[error("what was written to file {fd} may be lost: the LUN could not make it durable")]
+    Lost {
+        /// The file.
+        fd: FdAddr,
+    },
     /// Another host has the file open, or a structure locked for too long.
     #[error("host {by} has it locked")]
     Busy {
@@ -126,7 +132,7 @@ impl FsError {
             }
             Self::File(FileError::Alloc(_) | FileError::DirectoryFull) => Errno::NOSPC,
             Self::File(FileError::TooLarge { .. }) | Self::TooLarge { .. } => Errno::FBIG,
-            Self::Volume(_) | Self::Fenced => Errno::IO,
+            Self::Volume(_) | Self::Fenced | Self::Lost { .. } => Errno::IO,
             Self::NotFound { .. } => Errno::NOENT,
             Self::Exists { .. } => Errno::EXIST,
             Self::NotEmpty { .. } => Errno::NOTEMPTY,

@@ -30,6 +30,7 @@ impl FileSystem {
         if left.is_none() {
             return;
         }
+        engine.unsynced.forget(file);
         if engine.nameless.contains(&file) {
             self.reap_or_keep(engine, file);
         } else {

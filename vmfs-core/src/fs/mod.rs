@@ -16,6 +16,7 @@ mod rename;
 pub mod rescue;
 mod sharing;
 mod stat;
+mod unsynced;
 mod upkeep;
 
 pub use crate::cluster::OpenMode;

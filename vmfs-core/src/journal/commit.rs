@@ -4,7 +4,7 @@ use super::codec::{Image, Redo};
 use super::error::JournalError;
 use super::log::Log;
 use super::meta_reader::MetaReader;
-use crate::lvm::LvmError;
+use crate::lvm::{LvmError, VolumeOffset};
 use crate::sync::Mutex;
 
 /// Longest write that brings metadata in place.
@@ -19,6 +19,8 @@ pub struct Journal {
     writes: AtomicU64,
     /// Data writes that a flush has made durable.
     flushed: AtomicU64,
+    /// Flushes that failed.
+    failures: AtomicU64,
 }
 
 impl Journal {
@@ -29,6 +31,7 @@ impl Journal {
             log: Mutex::new(log),
             writes: AtomicU64::new(0),
             flushed: AtomicU64::new(0),
+            failures: AtomicU64::new(0),
         }
     }
 
@@ -40,6 +43,12 @@ impl Journal {
     /// Notes that data was written.
     pub fn data_written(&self) {
         self.writes.fetch_add(1, SeqCst);
+    }
+
+    /// Flushes that failed so far. What was written and not flushed before one may be lost, though
+    /// a later one succeeds: an image file's page cache drops what can't be written.
+    pub fn failures(&self) -> u64 {
+        self.failures.load(SeqCst)
     }
 
     pub(super) fn writes(&self) -> u64 {
@@ -161,10 +170,17 @@ impl Journal {
             bytes: compound.patches.bytes(),
             capacity: self.limit,
         })?;
-        self.flush_up_to(reader, compound.after_write)?;
+        let mut after_write = compound.after_write;
+        for range in compound.zeroed.lost(self.failures()) {
+            let (volume, length) = (reader.volume(), range.end - range.start);
+            volume.write_zeros(VolumeOffset(range.start), length)?;
+            self.data_written();
+            after_write = self.writes();
+        }
+        self.flush_up_to(reader, after_write)?;
         let writes = self.writes();
         log.append(reader.volume(), &bytes)?;
-        reader.volume().flush()?;
+        self.flush(reader)?;
         self.flushed.fetch_max(writes, SeqCst);
         log.advance(bytes.len());
         reader.overlay().state().finish_commit();
@@ -179,11 +195,9 @@ impl Journal {
         }
         let writes = self.writes();
         for (offset, bytes) in committed.runs(MAX_WRITE) {
-            reader
-                .volume()
-                .write(crate::lvm::VolumeOffset(offset), &bytes)?;
+            reader.volume().write(VolumeOffset(offset), &bytes)?;
         }
-        reader.volume().flush()?;
+        self.flush(reader)?;
         self.flushed.fetch_max(writes, SeqCst);
         reader.overlay().checkpointed();
         log.restart();
@@ -196,8 +210,16 @@ impl Journal {
             return Ok(());
         }
         let writes = self.writes();
-        reader.volume().flush()?;
+        self.flush(reader)?;
         self.flushed.fetch_max(writes, SeqCst);
         Ok(())
+    }
+
+    fn flush(&self, reader: &MetaReader) -> Result<(), LvmError> {
+        let flushed = reader.volume().flush();
+        if flushed.is_err() {
+            self.failures.fetch_add(1, SeqCst);
+        }
+        flushed
     }
 }

@@ -14,6 +14,7 @@ mod overlay;
 mod patch;
 mod replay;
 mod txn;
+mod zeroed;
 
 pub use commit::Journal;
 pub use error::JournalError;

@@ -7,6 +7,7 @@ use quick_cache::sync::Cache;
 
 use super::patch::{PIECE, PatchMap, SECTOR};
 use super::txn::Txn;
+use super::zeroed::Zeroed;
 use crate::format::FdAddr;
 use crate::sync::{Mutex, MutexGuard};
 
@@ -20,6 +21,7 @@ pub(super) struct Compound {
     pub(super) locks: Vec<(u64, u64)>,
     /// Number of the last data write that must be durable before it.
     pub(super) after_write: u64,
+    pub(super) zeroed: Zeroed,
 }
 
 /// What is newer than the volume, from the oldest to the newest.
@@ -36,6 +38,7 @@ pub(super) struct State {
     pending_changed: bool,
     locks: BTreeSet<(u64, u64)>,
     after_write: u64,
+    zeroed: Zeroed,
     /// Number of the running compound transaction.
     sequence: u64,
     /// Number of the last one that is durable.
@@ -48,8 +51,10 @@ impl State {
     fn apply(&self, number: u64, piece: &mut [u8]) {
         self.committed.apply(number, piece);
         if let Some(compound) = &self.committing {
+            compound.zeroed.apply(number * PIECE, piece);
             compound.patches.apply(number, piece);
         }
+        self.zeroed.apply(number * PIECE, piece);
         self.running.apply(number, piece);
     }
 
@@ -93,6 +98,7 @@ impl State {
                 pending: self.pending.iter().map(|fd| fd.raw()).collect(),
                 locks: std::mem::take(&mut self.locks).into_iter().collect(),
                 after_write: self.after_write,
+                zeroed: std::mem::take(&mut self.zeroed),
             });
             self.pending_changed = false;
             self.sequence += 1;
@@ -250,6 +256,7 @@ impl Overlay {
             state.pending_changed |= changed;
         }
         state.locks.extend(txn.locks.iter().copied());
+        state.zeroed.merge(&txn.zeroed);
         if txn.ordered {
             state.after_write = write_count;
         }

@@ -1,7 +1,9 @@
 use std::ops::Range;
 
+use super::commit::Journal;
 use super::meta_reader::MetaReader;
 use super::patch::{PIECE, PatchMap, SECTOR};
+use super::zeroed::Zeroed;
 use crate::format::FdAddr;
 use crate::lvm::{LvmError, VolumeOffset};
 
@@ -17,6 +19,7 @@ pub struct Txn<'a> {
     pub(super) revoked: Vec<Range<u64>>,
     pub(super) pending: Vec<(FdAddr, bool)>,
     pub(super) ordered: bool,
+    pub(super) zeroed: Zeroed,
     pub(super) locks: Vec<(u64, u64)>,
 }
 
@@ -29,6 +32,7 @@ impl<'a> Txn<'a> {
             revoked: Vec::new(),
             pending: Vec::new(),
             ordered: false,
+            zeroed: Zeroed::default(),
             locks: Vec::new(),
         }
     }
@@ -46,6 +50,7 @@ impl<'a> Txn<'a> {
     /// Fills `buf` from `offset`, as the transaction leaves it.
     pub fn read(&self, offset: VolumeOffset, buf: &mut [u8]) -> Result<(), LvmError> {
         self.reader.read(offset, buf)?;
+        self.zeroed.apply(offset.0, buf);
         if self.patches.is_empty() || buf.is_empty() {
             return Ok(());
         }
@@ -94,11 +99,14 @@ impl<'a> Txn<'a> {
     /// volume, since nobody can see them before the transaction is durable. Both are multiples
     /// of the piece that the cache keeps, as all blocks are.
     pub fn zero_fresh(&mut self, offset: VolumeOffset, length: u64) -> Result<(), LvmError> {
+        let failures = self.reader.journal().map_or(0, Journal::failures);
         self.reader.volume().write_zeros(offset, length)?;
-        self.reader.drop_cached(offset.0..offset.0 + length);
+        let range = offset.0..offset.0 + length;
+        self.reader.drop_cached(range.clone());
         if let Some(journal) = self.reader.journal() {
             journal.data_written();
         }
+        self.zeroed.add(range, failures);
         self.ordered = true;
         Ok(())
     }

@@ -261,23 +261,15 @@ impl<'a> Growth<'a> {
     }
 
     fn zero(&mut self, from: u64, to: u64) -> Result<(), AllocError> {
-        let reader = self.changes.txn.reader();
         let size = self.layout.file_block_size();
         let mut at = from;
         while at < to {
             let end = to.min((at / size + 1) * size);
             let place = self.place(at)?;
-            reader
-                .volume()
-                .write_zeros(place, end - at)
-                .map_err(MetaError::from)?;
-            reader.drop_cached(place.0..place.0 + (end - at));
+            let zeroed = self.changes.txn.zero_fresh(place, end - at);
+            zeroed.map_err(MetaError::from)?;
             at = end;
         }
-        if let Some(journal) = reader.journal() {
-            journal.data_written();
-        }
-        self.changes.txn.order_data();
         Ok(())
     }
 

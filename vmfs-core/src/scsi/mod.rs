@@ -3,7 +3,7 @@
 //! Everything above works the same on any [`Lun`]: an image file or block device
 //! ([`FileLun`]), a LUN of an iSCSI target ([`IscsiLun`]), a partition of one ([`PartitionLun`]),
 //! one in memory for one host ([`MemoryLun`]) or several ([`MemoryArray`]), one with changed bytes
-//! ([`OverlayLun`]), one that is cut off ([`FaultLun`]) or one whose writes are recorded
+//! ([`OverlayLun`]), one whose commands fail ([`FaultLun`]) or one whose writes are recorded
 //! ([`RecorderLun`]). [`open()`] opens what a user names.
 
 mod aligned;
@@ -30,7 +30,7 @@ pub use array::{Demand, HostStatus, Nexus, Refusal, ReservationState, SharedStat
 pub use clock::{Clock, SystemClock};
 pub use counters::{Counters, OpSnapshot, Snapshot};
 pub use error::LunError;
-pub use fault_lun::FaultLun;
+pub use fault_lun::{FaultLun, Faults};
 pub use file_lun::FileLun;
 pub use iscsi::{IscsiLun, IscsiTimeouts, IscsiUrl};
 pub use lun::{Access, Capabilities, Comparison, DeviceOffset, Lun};
