@@ -120,6 +120,12 @@ impl DiskLock {
         lock
     }
 
+    /// Whether `bytes` begin with a lock of this kind that belongs at volume offset `address`.
+    pub fn lies_in(bytes: &[u8], kind: LockKind, address: u64) -> bool {
+        Self::ref_from_prefix(bytes)
+            .is_ok_and(|(lock, _)| lock.kind == kind as u32 && lock.address == address)
+    }
+
     /// How the lock is held.
     pub fn mode(&self) -> LockMode {
         match self.mode.get() {

@@ -68,21 +68,6 @@ impl FdImage {
         }
     }
 
-    /// Lets the numbers of the lock go on from those of the lock that was in its place, `before`, so
-    /// that the two can be told apart.
-    pub fn follow_lock(&mut self, before: &[u8]) {
-        let (Ok((before, _)), Ok((lock, _))) = (
-            DiskLock::ref_from_prefix(before),
-            DiskLock::mut_from_prefix(&mut self.bytes),
-        ) else {
-            return;
-        };
-        if before.address == lock.address && before.kind == lock.kind {
-            lock.token = before.token.get().wrapping_add(1).into();
-            lock.mtime = before.mtime.get().wrapping_add(1).into();
-        }
-    }
-
     /// The bytes as they stand on the volume.
     pub fn bytes(&self) -> &[u8] {
         &self.bytes

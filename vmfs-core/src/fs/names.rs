@@ -1,6 +1,7 @@
 //! Making, linking and unlinking.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::changes::Creator;
 use super::engine::Engine;
@@ -85,7 +86,10 @@ impl FileSystem {
         };
         loop {
             match self.make_locked(engine, directory, &new) {
-                // Another thread has what was taken for the new file locked.
+                // Another thread or host has what was taken for the new file locked.
+                Err(FsError::Again) if engine.sharing.is_shared() => {
+                    engine.host.clock.sleep(Duration::from_micros(500));
+                }
                 Err(FsError::Again) => crate::sync::give_way(),
                 made => return made,
             }
@@ -112,6 +116,10 @@ impl FileSystem {
             let fd = FdAddr::new(place.0 as u32, place.1);
             let also = engine.locks.try_write_also(directory, fd);
             let also = also.ok_or(FsError::Again)?;
+            let held = self.lock_new(engine, fd)?;
+            if let Some(held) = &held {
+                changes.add_locks(&held.tokens());
+            }
             let is_directory = new.kind == FileKind::Directory;
             let file = NewFile {
                 kind: new.kind,
@@ -133,7 +141,7 @@ impl FileSystem {
             edit.add(new.name, (fd, new.kind, generation))?;
             edit.add_links(i32::from(is_directory));
             edit.save()?;
-            Ok((fd, also))
+            Ok((fd, (held, also)))
         })?;
         self.refresh(&[directory])?;
         Ok(self.store().refresh(fd)?)

@@ -89,6 +89,12 @@ impl<'a> Changes<'a> {
         self.hold.check(place)
     }
 
+    /// The host has these locks as well: the place and number of each.
+    pub fn add_locks(&mut self, locks: &[(u64, u64)]) {
+        self.hold.add(locks);
+        self.txn.set_locks(self.hold.locks().to_vec());
+    }
+
     /// How much a transaction has changed, in bytes of the journal: compare with
     /// [`crate::journal::Journal::limit`].
     pub fn bytes(&self) -> u64 {

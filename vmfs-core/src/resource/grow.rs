@@ -302,8 +302,10 @@ impl<'a> Growth<'a> {
         self.write(self.file.header_place(), self.new.as_bytes())?;
         let meta = self.image.metadata();
         meta.length = meta.length.get().max(length).into();
-        let bytes = self.image.bytes().to_vec();
-        self.write(self.fd_offset, &bytes)
+        // Not the lock before it, which is no transaction's to change.
+        let behind_lock = self.layout.fd_meta;
+        let bytes = self.image.bytes()[behind_lock as usize..].to_vec();
+        self.write(self.fd_offset + behind_lock, &bytes)
     }
 
     fn publish(self) -> Result<(), MetaError> {

@@ -23,6 +23,13 @@ impl Hold {
         Self { locks: Some(locks) }
     }
 
+    /// One more set of locks.
+    pub(super) fn add(&mut self, more: &[(u64, u64)]) {
+        if let Some(locks) = &mut self.locks {
+            locks.extend_from_slice(more);
+        }
+    }
+
     /// The locks.
     pub fn locks(&self) -> &[(u64, u64)] {
         self.locks.as_deref().unwrap_or_default()

@@ -1,6 +1,7 @@
 use crate::file::error::FileError;
 use crate::format::{
-    At, DiskLock, Family, FdAddr, FdImage, FileKind, FileMetadata, Layout, ResourceKind, ZeroLevel,
+    At, DiskLock, Family, FdAddr, FdImage, FileKind, FileMetadata, Layout, LockKind, ResourceKind,
+    ZeroLevel,
 };
 use crate::lvm::VolumeOffset;
 use crate::resource::Changes;
@@ -13,6 +14,9 @@ pub struct FileEdit<'c, 'a> {
     pub(super) fd: FdAddr,
     pub(super) place: VolumeOffset,
     pub(super) image: FdImage,
+    /// Where in the descriptor what is changed begins: behind the lock, which is changed past the
+    /// journal and never by a transaction, unless the descriptor has none yet.
+    from: u64,
     /// Sub-blocks taken for what may be written: where they lie and their addresses.
     pub(super) spare: Vec<(VolumeOffset, u64)>,
 }
@@ -53,12 +57,14 @@ impl<'c, 'a> FileEdit<'c, 'a> {
             fd,
             place,
             image,
+            from: layout.fd_meta,
             spare: Vec::new(),
         })
     }
 
     /// A new empty file in the descriptor `fd`, which the transaction has taken; its one name
-    /// comes with its directory's entry.
+    /// comes with its directory's entry. If the descriptor has a lock already the caller has that,
+    /// where it is needed.
     pub fn create(
         changes: &'c mut Changes<'a>,
         fd: FdAddr,
@@ -72,7 +78,7 @@ impl<'c, 'a> FileEdit<'c, 'a> {
         let mut image = FdImage::new(layout, fd, place.0, new.kind, now);
         let mut before = [0; size_of::<DiskLock>()];
         changes.txn.read(place, &mut before)?;
-        image.follow_lock(&before);
+        let has_lock = DiskLock::lies_in(&before, LockKind::FileDescriptor, place.0);
         let meta = image.metadata();
         meta.generation = generation.into();
         meta.links = 1.into();
@@ -87,6 +93,7 @@ impl<'c, 'a> FileEdit<'c, 'a> {
             fd,
             place,
             image,
+            from: if has_lock { layout.fd_meta } else { 0 },
             spare: Vec::new(),
         };
         edit.make_empty();
@@ -123,7 +130,8 @@ impl<'c, 'a> FileEdit<'c, 'a> {
     /// Makes the descriptor part of the transaction.
     pub fn save(mut self) -> Result<(), FileError> {
         self.give_spare();
-        Ok(self.changes.txn.write(self.place, self.image.bytes())?)
+        let bytes = &self.image.bytes()[self.from as usize..];
+        Ok(self.changes.txn.write(self.place + self.from, bytes)?)
     }
 
     /// Gives back the descriptor itself, of a file that has no block and no name any more.
