@@ -11,7 +11,7 @@ use super::watch::Watch;
 use super::{Host, disk, sector};
 use crate::format::{Damage, Layout};
 use crate::lvm::{LvmError, Volume, VolumeOffset};
-use crate::scsi::jitter;
+use crate::scsi::{LunError, jitter};
 use crate::sync::{Condvar, Mutex};
 
 /// First wait for a lock that another host has.
@@ -392,40 +392,58 @@ impl LockTable {
         is_mine: bool,
         reserved: &mut Option<(VolumeOffset, Reserved<'a>)>,
     ) -> Result<Vec<u8>, LockError> {
-        let method = self.membership.method();
         loop {
-            if method == LockMethod::Scsi2 && !self.is_reserved(place, reserved)? {
-                *reserved = Some((place, Reserved::take(&self.volume, place)?));
-            }
-            let old = sector::read(&self.volume, place)?;
-            let me = &self.membership;
-            let new = match disk::decide(&self.volume, &self.layout, place, &old, wish, me)? {
-                Decision::Take(new) => new,
-                Decision::Crowded => return Err(LockError::Crowded { place }),
-                Decision::Held(holder) => {
-                    let (by, is_open) = (Box::new(holder.host), holder.is_open);
-                    return Err(if self.watch.is_dead(&by) {
-                        LockError::Dead { place, host: by }
-                    } else {
-                        LockError::Held { place, by, is_open }
-                    });
+            let taken = self.try_on_disk(place, wish, reserved);
+            match taken {
+                Err(LockError::Volume(LvmError::Lun(LunError::ReservationLost { .. }))) => {
+                    *reserved = None;
                 }
-            };
-            let written = match method {
-                LockMethod::Ats => sector::swap(&self.volume, method, place, &old, &new)?,
-                // The reservation keeps others away from reading to writing.
-                LockMethod::Scsi2 | LockMethod::Alone => {
-                    self.volume.write(place, &new)?;
-                    true
+                Ok(None) => {}
+                Ok(Some((old, new))) => {
+                    if !is_mine {
+                        self.compare(place, &old, false);
+                    }
+                    return Ok(new);
                 }
-            };
-            if written {
-                if !is_mine {
-                    self.compare(place, &old, false);
-                }
-                return Ok(new);
+                Err(error) => return Err(error),
             }
         }
+    }
+
+    /// One attempt at that: the block before and after; `None` when another host was faster.
+    fn try_on_disk<'a>(
+        &'a self,
+        place: VolumeOffset,
+        wish: Wish,
+        reserved: &mut Option<(VolumeOffset, Reserved<'a>)>,
+    ) -> Result<Option<(Vec<u8>, Vec<u8>)>, LockError> {
+        let method = self.membership.method();
+        if method == LockMethod::Scsi2 && !self.is_reserved(place, reserved)? {
+            *reserved = Some((place, Reserved::take(&self.volume, place)?));
+        }
+        let old = sector::read(&self.volume, place)?;
+        let me = &self.membership;
+        let new = match disk::decide(&self.volume, &self.layout, place, &old, wish, me)? {
+            Decision::Take(new) => new,
+            Decision::Crowded => return Err(LockError::Crowded { place }),
+            Decision::Held(holder) => {
+                let (by, is_open) = (Box::new(holder.host), holder.is_open);
+                return Err(if self.watch.is_dead(&by) {
+                    LockError::Dead { place, host: by }
+                } else {
+                    LockError::Held { place, by, is_open }
+                });
+            }
+        };
+        let written = match method {
+            LockMethod::Ats => sector::swap(&self.volume, method, place, &old, &new)?,
+            // The reservation keeps others away from reading to writing.
+            LockMethod::Scsi2 | LockMethod::Alone => {
+                self.volume.write(place, &new)?;
+                true
+            }
+        };
+        Ok(written.then_some((old, new)))
     }
 
     /// Whether the reservation at hand is one of the LUN that `place` lies on.
@@ -508,30 +526,35 @@ impl LockTable {
         let method = self.membership.method();
         let alone = disk::is_alone(old);
         let mut old = old.to_vec();
-        let mut reserved = None;
         loop {
-            if !alone && method == LockMethod::Scsi2 {
-                reserved = Some(Reserved::take(&self.volume, place)?);
-            }
+            let _reserved = if !alone && method == LockMethod::Scsi2 {
+                Some(Reserved::take(&self.volume, place)?)
+            } else {
+                None
+            };
             if !alone {
                 // Others come and go in the list of those that share it.
-                old = sector::read(&self.volume, place)?;
+                match sector::read(&self.volume, place) {
+                    lost if sector::is_lost(&lost) => continue,
+                    found => old = found?,
+                }
             }
             let new = disk::leave(&old, left, &self.membership);
             let done = match method {
-                LockMethod::Ats => sector::swap(&self.volume, method, place, &old, &new)?,
+                LockMethod::Ats => sector::swap(&self.volume, method, place, &old, &new),
                 LockMethod::Scsi2 | LockMethod::Alone => {
-                    self.volume.write(place, &new)?;
-                    true
+                    self.volume.write(place, &new).map(|()| true)
                 }
             };
-            drop(reserved.take());
-            if done {
+            if sector::is_lost(&done) {
+                continue;
+            }
+            if done? {
                 return Ok(new);
             }
             if alone {
                 // Somebody broke it.
-                return Err(LvmError::Lun(crate::scsi::LunError::Fenced {
+                return Err(LvmError::Lun(LunError::Fenced {
                     lun: self.volume.place(place)?.0.name().to_owned(),
                 })
                 .into());

@@ -30,16 +30,19 @@ pub(super) fn swap(
             let written = lun.compare_and_write(place, old, new)?;
             Ok(written == Comparison::Written)
         }
-        LockMethod::Scsi2 => {
+        LockMethod::Scsi2 => loop {
             let _reserved = Reserved::take(volume, offset)?;
-            compare_then_write(volume, offset, old, new)
-        }
+            let done = compare_then_write(volume, offset, old, new);
+            if !is_lost(&done) {
+                return done;
+            }
+        },
         LockMethod::Alone => compare_then_write(volume, offset, old, new),
     }
 }
 
 /// The part of [`swap`] that is done while the LUN is reserved.
-fn compare_then_write(
+pub(super) fn compare_then_write(
     volume: &Volume,
     offset: VolumeOffset,
     old: &[u8],
@@ -50,6 +53,12 @@ fn compare_then_write(
     }
     volume.write(offset, new)?;
     Ok(true)
+}
+
+/// Whether a command wasn't carried out because a reset took the reservation away: all that was done
+/// under it begins anew.
+pub(super) fn is_lost<T>(result: &Result<T, LvmError>) -> bool {
+    matches!(result, Err(LvmError::Lun(LunError::ReservationLost { .. })))
 }
 
 /// A reservation of the LUN that a sector lies on.

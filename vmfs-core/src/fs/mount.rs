@@ -43,22 +43,29 @@ impl FileSystem {
     /// [`FsError::NotWritable`] with the reason when the volume can only be read.
     #[allow(clippy::needless_pass_by_value, reason = "nobody else may use it")]
     pub fn open_for_writing(volume: Volume, host: HostConfig) -> Result<Self, FsError> {
+        let seed = key(host.uuid, 0);
+        let patient = |method| {
+            volume.with_luns(|lun| {
+                let (lun, clock) = (Arc::clone(lun), Arc::clone(&host.clock));
+                Arc::new(match method {
+                    LockMethod::Scsi2 => {
+                        let times = (RESERVED.max(host.lease * 2), host.lease / 8);
+                        PatientLun::with_turns(lun, clock, times, seed)
+                    }
+                    LockMethod::Ats | LockMethod::Alone => PatientLun::new(lun, clock, STRAY, seed),
+                }) as Arc<dyn Lun>
+            })
+        };
+        // Until it is known how the hosts that are there lock.
+        let first = patient(LockMethod::Scsi2);
         let mut bytes = [0; size_of::<FsDescriptor>()];
-        volume.read(VolumeOffset(FS_DESCRIPTOR_OFFSET), &mut bytes)?;
+        first.read(VolumeOffset(FS_DESCRIPTOR_OFFSET), &mut bytes)?;
         let fsd = FsDescriptor::parse(&bytes)?.clone();
         let layout = Layout::new(&fsd)?;
         refuse_unwritable(&volume, &fsd, &layout)?;
-        let others = cluster::hosts(&volume, &layout)?;
+        let others = cluster::hosts(&first, &layout)?;
         let method = agreed_method(lock_method(&volume, host.lock)?, host.lock, &others)?;
-        let seed = key(host.uuid, 0);
-        let patience = match method {
-            LockMethod::Scsi2 => RESERVED,
-            LockMethod::Ats | LockMethod::Alone => STRAY,
-        };
-        let volume = Arc::new(volume.with_luns(|lun| {
-            let (lun, clock) = (Arc::clone(lun), Arc::clone(&host.clock));
-            Arc::new(PatientLun::new(lun, clock, patience, seed)) as Arc<dyn Lun>
-        }));
+        let volume = Arc::new(patient(method));
         check_others(&volume, &layout, &others)?;
         let version = (fsd.major_version.get(), fsd.minor_version);
         let membership = Arc::new(join(&volume, &layout, &host, method, version)?);

@@ -42,11 +42,13 @@ pub struct Device {
 
 impl Device {
     /// Whether `lun` has an LVM header at all.
-    pub fn is_lvm(lun: &dyn Lun) -> bool {
+    ///
+    /// # Errors
+    /// When another host has the LUN reserved, so that nobody else can tell.
+    pub fn is_lvm(lun: &dyn Lun) -> Result<bool, LvmError> {
         let mut magic = [0; 4];
-        lun.read(DeviceOffset(DEVICE_HEADER_OFFSET), &mut magic)
-            .is_ok()
-            && u32::from_le_bytes(magic) == LVM_MAGIC
+        let there = super::open::has(lun.read(DeviceOffset(DEVICE_HEADER_OFFSET), &mut magic))?;
+        Ok(there && u32::from_le_bytes(magic) == LVM_MAGIC)
     }
 
     /// Reads the header of `lun`, its volume table and its extents.

@@ -1,5 +1,6 @@
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use zerocopy::FromZeros;
 
@@ -7,7 +8,12 @@ use super::device::Device;
 use super::error::LvmError;
 use super::volume::Volume;
 use crate::format::{FS_DESCRIPTOR_OFFSET, FsDescriptor};
-use crate::scsi::{Access, DeviceOffset, FileLun, Lun, look_through};
+use crate::scsi::{
+    Access, DeviceOffset, FileLun, Lun, LunError, PatientLun, SystemClock, look_through,
+};
+
+/// How long a read waits for a LUN that other hosts reserve.
+const RESERVED: Duration = Duration::from_secs(30);
 
 /// Opens the volume that the image files or block devices at `paths` make up, in any order.
 ///
@@ -19,7 +25,12 @@ use crate::scsi::{Access, DeviceOffset, FileLun, Lun, look_through};
 pub fn open_paths<P: AsRef<Path>>(paths: &[P], access: Access) -> Result<Volume, LvmError> {
     let luns = paths
         .iter()
-        .map(|path| Ok(Arc::new(FileLun::open(path.as_ref(), access)?) as Arc<dyn Lun>))
+        .map(|path| {
+            let lun = Arc::new(FileLun::open(path.as_ref(), access)?);
+            let (clock, seed) = (Arc::new(SystemClock), u64::from(std::process::id()));
+            let patient = PatientLun::for_reading(lun, clock, RESERVED, seed);
+            Ok(Arc::new(patient) as Arc<dyn Lun>)
+        })
         .collect::<Result<Vec<_>, LvmError>>()?;
     open_luns(luns)
 }
@@ -33,7 +44,7 @@ pub fn open_luns(luns: Vec<Arc<dyn Lun>>) -> Result<Volume, LvmError> {
     let mut devices = Vec::with_capacity(luns.len());
     for lun in luns {
         let lun = unwrap_partition(lun)?;
-        if Device::is_lvm(&*lun) {
+        if Device::is_lvm(&*lun)? {
             devices.push(Device::open(lun)?);
         } else if alone {
             return Ok(Volume::without_lvm(lun));
@@ -51,13 +62,15 @@ pub fn open_luns(luns: Vec<Arc<dyn Lun>>) -> Result<Volume, LvmError> {
 /// # Errors
 /// [`LvmError`] when there is no VMFS, or several partitions have some.
 pub fn unwrap_partition(lun: Arc<dyn Lun>) -> Result<Arc<dyn Lun>, LvmError> {
-    if holds_vmfs(&*lun) {
+    if holds_vmfs(&*lun)? {
         return Ok(lun);
     }
-    let mut partitions: Vec<_> = look_through(&lun)
-        .into_iter()
-        .filter(|partition| holds_vmfs(partition))
-        .collect();
+    let mut partitions = Vec::new();
+    for partition in look_through(&lun) {
+        if holds_vmfs(&partition)? {
+            partitions.push(partition);
+        }
+    }
     match (partitions.len(), partitions.pop()) {
         (1, Some(partition)) => Ok(Arc::new(partition)),
         (0, _) | (_, None) => Err(LvmError::NotVmfs {
@@ -70,13 +83,21 @@ pub fn unwrap_partition(lun: Arc<dyn Lun>) -> Result<Arc<dyn Lun>, LvmError> {
     }
 }
 
-fn holds_vmfs(lun: &dyn Lun) -> bool {
-    Device::is_lvm(lun) || holds_file_system(lun)
+fn holds_vmfs(lun: &dyn Lun) -> Result<bool, LvmError> {
+    Ok(Device::is_lvm(lun)? || holds_file_system(lun)?)
 }
 
-fn holds_file_system(lun: &dyn Lun) -> bool {
+fn holds_file_system(lun: &dyn Lun) -> Result<bool, LvmError> {
     let mut bytes = <[u8; size_of::<FsDescriptor>()]>::new_zeroed();
-    lun.read(DeviceOffset(FS_DESCRIPTOR_OFFSET), &mut bytes)
-        .is_ok()
-        && FsDescriptor::parse(&bytes).is_ok()
+    let there = has(lun.read(DeviceOffset(FS_DESCRIPTOR_OFFSET), &mut bytes))?;
+    Ok(there && FsDescriptor::parse(&bytes).is_ok())
+}
+
+/// Whether a read went well that fails on what is too short or broken; not if only another host
+/// was in the way.
+pub(super) fn has(read: Result<(), LunError>) -> Result<bool, LvmError> {
+    match read {
+        Err(error @ LunError::ReservationConflict { .. }) => Err(error.into()),
+        read => Ok(read.is_ok()),
+    }
 }

@@ -23,6 +23,7 @@ mod partition;
 mod patient_lun;
 mod persistent;
 mod recorder_lun;
+mod turns;
 
 pub use aligned::AlignedBuf;
 pub use array::{ArrayState, Attention, LunIdentity, MAX_IDENTITY, Personality};

@@ -8,6 +8,7 @@ use super::counters::Counters;
 use super::error::LunError;
 use super::lun::{Access, Capabilities, Comparison, DeviceOffset, Lun};
 use super::persistent::{PersistentReserve, Reservations};
+use super::turns::Turns;
 
 /// First wait after a conflict.
 const FIRST_WAIT: Duration = Duration::from_micros(50);
@@ -21,6 +22,12 @@ pub struct PatientLun {
     inner: Arc<dyn Lun>,
     clock: Arc<dyn Clock>,
     patience: Duration,
+    /// Everything else fails at once.
+    only_reads: bool,
+    /// Where hosts reserve the LUN.
+    turns: Option<Turns>,
+    /// Who has had the LUN reserved for so long has stopped in the middle: a reset takes it away.
+    reset_after: Option<Duration>,
     /// State of the generator that spreads hosts' tries.
     random: AtomicU64,
 }
@@ -32,25 +39,92 @@ impl PatientLun {
             inner,
             clock,
             patience,
+            only_reads: false,
+            turns: None,
+            reset_after: None,
             random: AtomicU64::new(seed | 1),
         }
+    }
+
+    /// The same for reads; what changes the LUN fails at once, as without this.
+    pub fn for_reading(
+        inner: Arc<dyn Lun>,
+        clock: Arc<dyn Clock>,
+        patience: Duration,
+        seed: u64,
+    ) -> Self {
+        Self {
+            only_reads: true,
+            ..Self::new(inner, clock, patience, seed)
+        }
+    }
+
+    /// The same for a host that reserves the LUN, and whose threads take turns at that: a thread
+    /// that has it reserved learns by [`LunError::ReservationLost`] when it has it no more; others'
+    /// commands are tried again. Commands that a reservation keeps waiting for `reset_after` reset the LUN:
+    /// no host needs it for so long, unless it was stopped. One that lives begins anew.
+    pub fn with_turns(
+        inner: Arc<dyn Lun>,
+        clock: Arc<dyn Clock>,
+        (patience, reset_after): (Duration, Duration),
+        seed: u64,
+    ) -> Self {
+        Self {
+            turns: Some(Turns::default()),
+            reset_after: Some(reset_after),
+            ..Self::new(inner, clock, patience, seed)
+        }
+    }
+
+    /// One attempt.
+    fn attempt<T>(&self, command: &mut impl FnMut() -> Result<T, LunError>) -> Result<T, LunError> {
+        match &self.turns {
+            Some(turns) => turns.command(command, &self.inner),
+            None => command(),
+        }
+    }
+
+    fn change<T>(&self, mut command: impl FnMut() -> Result<T, LunError>) -> Result<T, LunError> {
+        if self.only_reads {
+            return command();
+        }
+        self.patiently(command)
     }
 
     fn patiently<T>(
         &self,
         mut command: impl FnMut() -> Result<T, LunError>,
     ) -> Result<T, LunError> {
+        self.retry(|| self.attempt(&mut command))
+    }
+
+    fn retry<T>(&self, mut command: impl FnMut() -> Result<T, LunError>) -> Result<T, LunError> {
         let mut result = command();
         if !matches!(result, Err(LunError::ReservationConflict { .. })) {
             return result;
         }
         let start = self.clock.uptime();
+        // Not all hosts at once.
+        let patience = |after| jitter(after * 3 / 2, &self.random);
+        let mut reset = self.reset_after.map(patience);
         let mut wait = FIRST_WAIT;
         while matches!(result, Err(LunError::ReservationConflict { .. }))
             && self.clock.uptime().saturating_sub(start) < self.patience
         {
             self.clock.sleep(jitter(wait, &self.random));
             wait = (wait * 3 / 2).min(LONGEST_WAIT);
+            let waited = self.clock.uptime().saturating_sub(start);
+            if let (Some(after), Some(at)) = (self.reset_after, reset)
+                && waited >= at
+            {
+                tracing::warn!(
+                    "{}: a host has it reserved for {} ms: resetting the LUN",
+                    self.inner.name(),
+                    waited.as_millis()
+                );
+                self.inner.reset()?;
+                reset = Some(waited + patience(after));
+            }
             result = command();
         }
         result
@@ -95,11 +169,11 @@ impl Lun for PatientLun {
     }
 
     fn write(&self, offset: DeviceOffset, data: &[u8]) -> Result<(), LunError> {
-        self.patiently(|| self.inner.write(offset, data))
+        self.change(|| self.inner.write(offset, data))
     }
 
     fn write_zeros(&self, offset: DeviceOffset, length: u64) -> Result<(), LunError> {
-        self.patiently(|| self.inner.write_zeros(offset, length))
+        self.change(|| self.inner.write_zeros(offset, length))
     }
 
     fn write_if(
@@ -108,7 +182,7 @@ impl Lun for PatientLun {
         data: &[u8],
         may: &dyn Fn() -> bool,
     ) -> Result<(), LunError> {
-        self.patiently(|| self.inner.write_if(offset, data, may))
+        self.change(|| self.inner.write_if(offset, data, may))
     }
 
     fn write_zeros_if(
@@ -117,11 +191,11 @@ impl Lun for PatientLun {
         length: u64,
         may: &dyn Fn() -> bool,
     ) -> Result<(), LunError> {
-        self.patiently(|| self.inner.write_zeros_if(offset, length, may))
+        self.change(|| self.inner.write_zeros_if(offset, length, may))
     }
 
     fn flush(&self) -> Result<(), LunError> {
-        self.patiently(|| self.inner.flush())
+        self.change(|| self.inner.flush())
     }
 
     fn capabilities(&self) -> Capabilities {
@@ -134,15 +208,25 @@ impl Lun for PatientLun {
         expected: &[u8],
         new: &[u8],
     ) -> Result<Comparison, LunError> {
-        self.patiently(|| self.inner.compare_and_write(offset, expected, new))
+        self.change(|| self.inner.compare_and_write(offset, expected, new))
     }
 
     fn reserve(&self) -> Result<(), LunError> {
-        self.patiently(|| self.inner.reserve())
+        if self.only_reads {
+            return self.inner.reserve();
+        }
+        let reserve = || self.retry(|| self.inner.reserve());
+        match &self.turns {
+            Some(turns) => turns.reserve(reserve),
+            None => reserve(),
+        }
     }
 
     fn release(&self) -> Result<(), LunError> {
-        self.inner.release()
+        match &self.turns {
+            Some(turns) => turns.release(&self.inner),
+            None => self.inner.release(),
+        }
     }
 
     fn reset(&self) -> Result<(), LunError> {
@@ -158,7 +242,7 @@ impl Lun for PatientLun {
     }
 
     fn unmap(&self, offset: DeviceOffset, length: u64) -> Result<(), LunError> {
-        self.patiently(|| self.inner.unmap(offset, length))
+        self.change(|| self.inner.unmap(offset, length))
     }
 
     fn attentions(&self) -> Vec<Attention> {
