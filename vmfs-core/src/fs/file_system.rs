@@ -50,6 +50,9 @@ pub(super) fn look_through_journals(reader: &MetaReader) {
     }
 }
 
+/// Times that a name is looked up again whose file other hosts replace meanwhile.
+const LOOKUPS: u32 = 64;
+
 /// Names listed while a directory is locked.
 const LISTED_AT_ONCE: usize = 256;
 
@@ -80,7 +83,7 @@ pub struct FileSystem {
 }
 
 /// The names of a VMFS3 or VMFS5 directory, which has no hash table of its own.
-type NameIndex = HashMap<Box<[u8]>, FdAddr>;
+type NameIndex = HashMap<Box<[u8]>, (FdAddr, u32)>;
 
 #[derive(Debug, Clone)]
 struct IndexWeight;
@@ -254,7 +257,22 @@ impl FileSystem {
         if name == b".." {
             return self.inode(self.parent(directory)?);
         }
-        self.inode(self.find(directory, name)?)
+        let mut tries = 0;
+        loop {
+            let (fd, generation) = self.find(directory, name)?;
+            let inode = self.inode(fd);
+            if !self.is_shared() || tries == LOOKUPS {
+                return inode;
+            }
+            tries += 1;
+            match inode {
+                // Another host has deleted it since its name was found.
+                Err(FsError::Stale { .. }) => {}
+                // Or has made another file in its place.
+                Ok(inode) if inode.meta().generation.get() != generation => {}
+                inode => return inode,
+            }
+        }
     }
 
     /// The directory above `directory`; the root's is the root.
@@ -353,7 +371,8 @@ impl FileSystem {
         Ok(target)
     }
 
-    fn find(&self, directory: &Inode, name: &[u8]) -> Result<FdAddr, FsError> {
+    /// The file that a name belongs to, and its generation.
+    fn find(&self, directory: &Inode, name: &[u8]) -> Result<(FdAddr, u32), FsError> {
         let max = self.layout().max_name();
         if name.len() > max {
             return Err(FsError::NameTooLong {
@@ -367,21 +386,26 @@ impl FileSystem {
         })
     }
 
-    fn find_now(&self, directory: &Inode, name: &[u8]) -> Result<Option<FdAddr>, FsError> {
+    fn find_now(&self, directory: &Inode, name: &[u8]) -> Result<Option<(FdAddr, u32)>, FsError> {
         let directory = self.current(directory)?;
         if let (Some(engine), false) = (&self.engine, self.layout().family == Family::Vmfs6) {
             let found = self.find_locked(engine, &directory, name)?;
-            return Ok(found.map(|entry| entry.fd));
+            return Ok(found.map(|entry| (entry.fd, entry.generation)));
         }
         if self.layout().family == Family::Vmfs6 {
             let view = Directory::new(&self.store, &directory)?;
-            return Ok(view.lookup(name)?.map(|entry| entry.fd));
+            let found = view.lookup(name)?;
+            return Ok(found.map(|entry| (entry.fd, entry.generation)));
         }
         self.find_indexed(&directory, name)
     }
 
     /// Finds a name where the format has no hash table, through an index made on first use.
-    fn find_indexed(&self, directory: &Inode, name: &[u8]) -> Result<Option<FdAddr>, FsError> {
+    fn find_indexed(
+        &self,
+        directory: &Inode,
+        name: &[u8],
+    ) -> Result<Option<(FdAddr, u32)>, FsError> {
         let view = Directory::new(&self.store, directory)?;
         if let Some(index) = self.names.get(&directory.fd()) {
             return Ok(index.get(name).copied());
@@ -392,12 +416,13 @@ impl FileSystem {
             // The first of equal names is the one that a linear search finds.
             index
                 .entry(entry.name.into_boxed_slice())
-                .or_insert(entry.fd);
+                .or_insert((entry.fd, entry.generation));
             fits = (index.len() as u64) < INDEX_MEMORY / INDEX_ENTRY;
             fits
         })?;
         if !fits {
-            return Ok(view.lookup(name)?.map(|entry| entry.fd));
+            let found = view.lookup(name)?;
+            return Ok(found.map(|entry| (entry.fd, entry.generation)));
         }
         let found = index.get(name).copied();
         self.names.insert(directory.fd(), Arc::new(index));

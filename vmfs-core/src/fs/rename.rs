@@ -33,9 +33,20 @@ impl FileSystem {
                 Err(FsError::NotFound { .. }) => None,
                 Err(error) => return Err(error),
             };
-            let mut moves_directory = self.inode(source)?.is_directory();
+            let is_directory = |fd| match self.inode(fd) {
+                Ok(inode) => Ok(Some(inode.is_directory())),
+                // Another host has deleted it since its name was found.
+                Err(FsError::Stale { .. }) => Ok(None),
+                Err(error) => Err(error),
+            };
+            let Some(mut moves_directory) = is_directory(source)? else {
+                continue;
+            };
             if let (Rename::Exchange, Some(target)) = (how, target) {
-                moves_directory |= self.inode(target)?.is_directory();
+                let Some(directory) = is_directory(target)? else {
+                    continue;
+                };
+                moves_directory |= directory;
             }
             let crosses = directory != new_directory;
             let moving = (crosses && moves_directory).then(|| engine.moving.lock());
