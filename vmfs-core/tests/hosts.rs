@@ -348,3 +348,136 @@ fn resource_files_grow_under_several_hosts() {
         b.unmount();
     });
 }
+
+#[test]
+fn an_administrator_can_break_a_lock() {
+    each(|array| {
+        let (mut a, b) = (Host::mount(array, 1), Host::mount(array, 2));
+        let file = a.fs.create(FdAddr::ROOT, b"disk", CREATOR).expect("create");
+        let file = file.fd();
+        a.fs.open_file(file, OpenMode::Write).expect("open");
+        a.fs.write(file, 0, &vec![7; 100_000]).expect("write");
+        let lock = b.fs.lock_of(file).expect("a lock");
+        assert!(lock.is_open && lock.is_held() && !lock.is_stale());
+        let error = b.fs.break_lock(file, false).expect_err("its host lives");
+        assert!(error.to_string().contains("host1"), "{error}");
+        b.fs.open_file(file, OpenMode::Write).expect_err("busy");
+
+        let broken = b.fs.break_lock(file, true).expect("by force");
+        let names = broken.iter().filter_map(|holder| holder.host.as_ref());
+        assert_eq!(
+            names.map(|host| host.ip.as_str()).collect::<Vec<_>>(),
+            ["host1"]
+        );
+        assert!(!b.fs.lock_of(file).expect("a lock").is_held());
+        b.fs.open_file(file, OpenMode::Write).expect("free");
+        b.fs.write(file, 0, &vec![8; 100_000]).expect("write");
+        let start = Instant::now();
+        while a.fs.is_writable() {
+            assert!(a.fs.write(file, 0, &[9; 512]).is_err(), "it was fenced");
+            assert!(start.elapsed() < LEASE * 20);
+        }
+        assert!(matches!(a.fs.close(), Err(FsError::Fenced)));
+        a.pause();
+        let mut data = vec![0; 100_000];
+        let inode = b.fs.inode(file).expect("inode");
+        b.fs.read(&inode, 0, &mut data).expect("read");
+        assert!(data.iter().all(|&byte| byte == 8));
+        b.fs.close_file(file, OpenMode::Write);
+
+        // It can come back, and loses nothing but what it had.
+        drop(a);
+        let mut a = Host::mount(array, 1);
+        a.fs.open_file(file, OpenMode::Write).expect("open");
+        a.pause();
+        let broken = b.fs.break_lock(file, false).expect("it is dead");
+        assert!(broken.len() <= 1);
+        b.fs.open_file(file, OpenMode::Write).expect("free");
+        b.fs.close_file(file, OpenMode::Write);
+        drop(a);
+        b.unmount();
+    });
+}
+
+#[test]
+fn what_is_forgotten_in_the_middle_of_a_call_does_no_harm() {
+    each(|array| {
+        let hosts = [Host::mount(array, 1), Host::mount(array, 2)];
+        let stop = AtomicBool::new(false);
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                while !stop.load(SeqCst) {
+                    hosts.iter().for_each(|host| host.fs.forget());
+                }
+            });
+            let work = hosts.iter().enumerate().map(|(number, host)| {
+                scope.spawn(move || {
+                    for step in 0..60 {
+                        let name = format!("h{number}s{step}");
+                        let file = host.fs.create(FdAddr::ROOT, name.as_bytes(), CREATOR);
+                        let file = file.expect("create").fd();
+                        host.fs.write(file, 0, &[1; 5000]).expect("write");
+                        if step % 2 == 0 {
+                            host.fs
+                                .unlink(FdAddr::ROOT, name.as_bytes())
+                                .expect("unlink");
+                        }
+                    }
+                })
+            });
+            for work in work.collect::<Vec<_>>() {
+                work.join().expect("work");
+            }
+            stop.store(true, SeqCst);
+        });
+        for host in &hosts {
+            assert_eq!(host.names(FdAddr::ROOT).len(), 60);
+        }
+        hosts.into_iter().for_each(Host::unmount);
+    });
+}
+
+#[test]
+fn an_idle_host_costs_a_read_and_a_write_for_each_heartbeat() {
+    const BEATS: u64 = 20;
+    each(|array| {
+        let lun = Arc::new(array.port("idle"));
+        let mut config = HostConfig::new(Uuid::default(), "idle");
+        (config.heartbeat, config.lease) = (HEARTBEAT, LEASE);
+        let volume = open_luns(vec![Arc::clone(&lun) as Arc<dyn Lun>]).expect("volume");
+        let fs = FileSystem::open_for_writing(volume, config).expect("mount");
+        let run = |time: Duration| {
+            let start = Instant::now();
+            while start.elapsed() < time {
+                let (wait, result) = fs.keep_up();
+                result.expect("upkeep");
+                thread::sleep(wait);
+            }
+            start.elapsed()
+        };
+        run(HEARTBEAT * 3);
+        let before = lun.counters().snapshot();
+        let time = run(HEARTBEAT * BEATS as u32);
+        let after = lun.counters().snapshot();
+        // One more at each end, for the timers' sake.
+        let beats = time.as_millis() as u64 / HEARTBEAT.as_millis() as u64 + 2;
+        let writes =
+            |s: &vmfs_core::scsi::Snapshot| s.writes.commands + s.compare_and_writes.commands;
+        let (reads, writes) = (
+            after.reads.commands - before.reads.commands,
+            writes(&after) - writes(&before),
+        );
+        let others = after.reserves.commands - before.reserves.commands
+            + (after.flushes.commands - before.flushes.commands);
+        assert!(
+            writes <= beats && writes > 0,
+            "{writes} writes in {beats} beats"
+        );
+        assert!(
+            reads <= beats && reads > 0,
+            "{reads} reads in {beats} beats"
+        );
+        assert_eq!(others, 0);
+        fs.close().expect("close");
+    });
+}

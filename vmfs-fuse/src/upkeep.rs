@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::thread;
 
 use anyhow::Context;
-use vmfs_core::fs::FileSystem;
+use vmfs_core::fs::{FileSystem, FsError};
 
 /// Starts doing it, for as long as the program runs: heartbeats, and making changes durable.
 ///
@@ -17,6 +17,10 @@ pub(crate) fn start(fs: &Arc<FileSystem>) -> anyhow::Result<()> {
         let mut complaint = None;
         loop {
             let (wait, result) = fs.keep_up();
+            if matches!(result, Err(FsError::Fenced)) {
+                // Which it has said when it noticed. There is nothing more to keep up.
+                return;
+            }
             let found = result.err().map(|error| error.to_string());
             // A LUN that is away fails each time, until it is back.
             if found != complaint {

@@ -58,7 +58,7 @@ pub(super) struct State {
     pub(super) is_settled: bool,
 }
 
-fn parse(place: VolumeOffset, block: &[u8]) -> Result<&DiskLock, Damage> {
+pub(super) fn parse(place: VolumeOffset, block: &[u8]) -> Result<&DiskLock, Damage> {
     let at = At::Volume(place.0);
     let lock: &DiskLock = crate::format::view(block, "disk lock", at)?;
     if lock.address.get() != place.0 {
@@ -78,15 +78,10 @@ pub(super) fn is_alone(block: &[u8]) -> bool {
     DiskLock::ref_from_prefix(block).is_ok_and(|(lock, _)| lock.mode() == LockMode::Exclusive)
 }
 
-/// The holders as far as their heartbeats are still theirs; what others left behind doesn't count.
-fn holders(
-    volume: &Volume,
-    layout: &Layout,
-    place: VolumeOffset,
-    lock: &DiskLock,
-) -> Result<Vec<(LockHolder, Host)>, super::LockError> {
+/// The holders that a lock lists, whether they are there or not.
+pub(super) fn listed(place: VolumeOffset, lock: &DiskLock) -> Result<Vec<LockHolder>, Damage> {
     let count = lock.holder_count.get() as usize;
-    let listed = match lock.mode() {
+    Ok(match lock.mode() {
         LockMode::Free => Vec::new(),
         LockMode::Exclusive => vec![LockHolder {
             heartbeat: lock.heartbeat,
@@ -99,11 +94,20 @@ fn holders(
         LockMode::Unknown(mode) => {
             let at = At::Volume(place.0);
             let expected = "a known mode";
-            return Err(Damage::hex("disk lock", at, "mode", mode.into(), expected).into());
+            return Err(Damage::hex("disk lock", at, "mode", mode.into(), expected));
         }
-    };
+    })
+}
+
+/// The holders as far as their heartbeats are still theirs; what others left behind doesn't count.
+fn holders(
+    volume: &Volume,
+    layout: &Layout,
+    place: VolumeOffset,
+    lock: &DiskLock,
+) -> Result<Vec<(LockHolder, Host)>, super::LockError> {
     let mut alive = Vec::new();
-    for holder in listed {
+    for holder in listed(place, lock)? {
         let slot = VolumeOffset(holder.heartbeat.get());
         let host = host_at(volume, layout, slot)?;
         let same = host

@@ -29,7 +29,7 @@ impl HostLun {
             self.membership.check(self.inner.name())?;
             match command(&*self.inner, &|| self.membership.may_write()) {
                 Err(LunError::Fenced { .. }) if !self.membership.is_lost() => {}
-                done => return done,
+                done => return self.membership.heard(done),
             }
         }
     }
@@ -39,7 +39,7 @@ impl HostLun {
         command: impl FnOnce(&dyn Lun) -> Result<T, LunError>,
     ) -> Result<T, LunError> {
         self.membership.check(self.inner.name())?;
-        command(&*self.inner)
+        self.membership.heard(command(&*self.inner))
     }
 }
 

@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use zerocopy::{FromBytes, FromZeros, IntoBytes};
 
+use super::Host;
 use super::host::{HostConfig, LockMethod};
-use super::sector;
+use super::sector::{self, Reserved};
 use crate::format::{Heartbeat, HeartbeatState, HostNote, Layout, Uuid, view};
 use crate::lvm::{LvmError, Volume, VolumeOffset};
 use crate::scsi::{Clock, Key, LunError, PersistentReserve, ReservationType};
@@ -57,6 +58,25 @@ pub enum Renewal {
     Renewed,
     /// Another host took it for dead and gave its slot away.
     Lost,
+}
+
+/// What a host knows of its slot before it changes it.
+#[derive(Debug, Clone, Copy)]
+enum Trust<'a> {
+    Nothing,
+    /// It has just read this there.
+    Seen(&'a Host),
+    /// Nobody can change it meanwhile.
+    Reserved,
+}
+
+/// Whether `seen` is what the slot `own` says.
+fn is_of(seen: &Host, own: &[u8]) -> bool {
+    Heartbeat::ref_from_prefix(own).is_ok_and(|(slot, _)| {
+        (seen.host, seen.generation, seen.stamp_us)
+            == (slot.host, slot.generation.get(), slot.stamp.get())
+            && seen.taken_by == (0, 0)
+    })
 }
 
 /// The first slot that nobody has; `None` when all are taken.
@@ -191,6 +211,19 @@ impl Membership {
         self.change_slot(|_, _| {})
     }
 
+    /// [`Membership::renew`], for a host that has just read its slot and found `seen` there: that needn't
+    /// be read again if it is what the host has written last.
+    pub fn renew_as_seen(&self, seen: Option<&Host>) -> Result<Renewal, LvmError> {
+        if let Some(seen) = seen
+            && self.method == LockMethod::Scsi2
+            && !self.is_stale()
+            && let Some(renewal) = self.try_change(&|_, _| {}, Trust::Seen(seen))?
+        {
+            return Ok(renewal);
+        }
+        self.renew()
+    }
+
     /// Says where the host's journal is; durable on return.
     pub fn set_journal(&self, raw: u32, place: VolumeOffset) -> Result<Renewal, LvmError> {
         let renewal = self.change_slot(|slot, _| {
@@ -227,15 +260,44 @@ impl Membership {
 
     fn change_slot(
         &self,
-        change: impl FnOnce(&mut Heartbeat, &mut HostNote),
+        change: impl Fn(&mut Heartbeat, &mut HostNote),
     ) -> Result<Renewal, LvmError> {
+        loop {
+            // Before the lock below: who has the LUN reserved may need that.
+            let reserved = if self.method == LockMethod::Scsi2 && self.is_stale() {
+                if self.is_lost() || sector::read(&self.volume, self.offset)? != *self.own.lock() {
+                    return Ok(self.lose());
+                }
+                Some(Reserved::take(&self.volume, self.offset)?)
+            } else {
+                None
+            };
+            let trust = if reserved.is_some() {
+                Trust::Reserved
+            } else {
+                Trust::Nothing
+            };
+            match self.try_change(&change, trust) {
+                lost if sector::is_lost(&lost) => {}
+                Ok(None) => {}
+                renewed => return renewed.map(|renewal| renewal.unwrap_or(Renewal::Lost)),
+            }
+        }
+    }
+
+    /// One attempt; `None` when it took so long that a reservation is needed by now.
+    fn try_change(
+        &self,
+        change: &impl Fn(&mut Heartbeat, &mut HostNote),
+        trust: Trust<'_>,
+    ) -> Result<Option<Renewal>, LvmError> {
         let mut own = self.own.lock();
         if self.lost.load(SeqCst) {
-            return Ok(Renewal::Lost);
+            return Ok(Some(Renewal::Lost));
         }
         // Who was fenced would only wait for its command to be let through.
         if self.is_stale() && sector::read(&self.volume, self.offset)? != *own {
-            return Ok(self.lose());
+            return Ok(Some(self.lose()));
         }
         let now = self.clock.uptime();
         let mut new = own.clone();
@@ -248,12 +310,34 @@ impl Membership {
             // It must differ each time, however fast the calls.
             slot.stamp = self.stamp().max(slot.stamp.get() + 1).into();
         }
-        if !self.swap_own(&own, &new)? {
-            return Ok(self.lose());
-        }
-        *own = new;
-        self.renewed.store(now.as_millis() as u64, SeqCst);
-        Ok(Renewal::Renewed)
+        let swapped = match self.method {
+            LockMethod::Scsi2 => match trust {
+                Trust::Reserved => {
+                    let (volume, offset) = (&self.volume, self.offset);
+                    Some(sector::compare_then_write(volume, offset, &own, &new)?)
+                }
+                Trust::Seen(seen) if is_of(seen, &own) => self.write_in_time(&new)?,
+                Trust::Seen(_) | Trust::Nothing => self.swap_in_time(&own, &new)?,
+            },
+            method => match sector::swap(&self.volume, method, self.offset, &own, &new) {
+                // It isn't registered any more, so it may not even compare.
+                Err(LvmError::Lun(LunError::ReservationConflict { .. }))
+                    if sector::read(&self.volume, self.offset)? != *own =>
+                {
+                    Some(false)
+                }
+                swapped => Some(swapped?),
+            },
+        };
+        Ok(match swapped {
+            None => None,
+            Some(false) => Some(self.lose()),
+            Some(true) => {
+                *own = new;
+                self.renewed.store(now.as_millis() as u64, SeqCst);
+                Some(Renewal::Renewed)
+            }
+        })
     }
 
     /// Notes that the slot is another host's to clear, and says so once.
@@ -266,19 +350,25 @@ impl Membership {
         Renewal::Lost
     }
 
-    /// While nobody can have taken the host for dead, a plain write does what a reservation would.
-    fn swap_own(&self, old: &[u8], new: &[u8]) -> Result<bool, LvmError> {
-        if self.method == LockMethod::Scsi2 && !self.is_stale() {
-            if sector::read(&self.volume, self.offset)? != old {
-                return Ok(false);
-            }
-            let (lun, place) = self.volume.place(self.offset)?;
-            match lun.write_if(place, new, &|| self.may_write()) {
-                Err(LunError::Fenced { .. }) => {}
-                written => return Ok(written.map(|()| true)?),
-            }
+    /// While nobody can have taken the host for dead, a plain write does what a reservation would;
+    /// `None` when that time is over.
+    fn swap_in_time(&self, old: &[u8], new: &[u8]) -> Result<Option<bool>, LvmError> {
+        if self.is_stale() {
+            return Ok(None);
         }
-        sector::swap(&self.volume, self.method, self.offset, old, new)
+        if sector::read(&self.volume, self.offset)? != old {
+            return Ok(Some(false));
+        }
+        self.write_in_time(new)
+    }
+
+    /// The second half of that.
+    fn write_in_time(&self, new: &[u8]) -> Result<Option<bool>, LvmError> {
+        let (lun, place) = self.volume.place(self.offset)?;
+        match lun.write_if(place, new, &|| self.may_write()) {
+            Err(LunError::Fenced { .. }) => Ok(None),
+            written => Ok(written.map(|()| Some(true))?),
+        }
     }
 
     fn stamp(&self) -> u64 {
@@ -289,6 +379,21 @@ impl Membership {
     pub fn age(&self) -> Duration {
         let renewed = Duration::from_millis(self.renewed.load(SeqCst));
         self.clock.uptime().saturating_sub(renewed)
+    }
+
+    /// Waits for `time` and goes on renewing the heartbeat.
+    pub(super) fn wait(&self, time: Duration) -> Result<(), LvmError> {
+        let end = self.clock.uptime() + time;
+        loop {
+            let left = end.saturating_sub(self.clock.uptime());
+            if left.is_zero() {
+                return Ok(());
+            }
+            self.clock.sleep(left.min(self.lease / 16));
+            if self.age() > self.lease / 4 {
+                self.renew()?;
+            }
+        }
     }
 
     /// Whether others may take the host for dead soon: it stops writing before.
@@ -305,6 +410,20 @@ impl Membership {
     /// Whether another host has taken the slot away.
     pub fn is_lost(&self) -> bool {
         self.lost.load(SeqCst)
+    }
+
+    /// What became of a command: one that the LUN refused because another host has taken this one's
+    /// registration away failed for good.
+    pub(super) fn heard<T>(&self, result: Result<T, LunError>) -> Result<T, LunError> {
+        if let Err(LunError::ReservationConflict { lun, .. }) = &result
+            && self.method == LockMethod::Ats
+            && sector::read(&self.volume, self.offset).is_ok_and(|slot| slot != *self.own.lock())
+        {
+            self.lose();
+            let lun = lun.clone();
+            return Err(LunError::Fenced { lun });
+        }
+        result
     }
 
     /// Makes sure that the host may write, now and for a while.

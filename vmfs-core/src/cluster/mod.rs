@@ -7,6 +7,7 @@ mod locks;
 mod membership;
 mod sector;
 mod takeover;
+mod view;
 mod watch;
 
 pub use disk::has_moved_on;
@@ -14,7 +15,8 @@ pub use host::{HostConfig, LockMethod};
 pub use host_lun::HostLun;
 pub use locks::{Held, LockError, LockTable, OpenMode, Version};
 pub use membership::{FreeSlot, Membership, Renewal, clear_slot, free_slot};
-pub use takeover::{Takeover, take_over};
+pub use takeover::{Takeover, evict, take_over};
+pub use view::{HolderView, LockView};
 pub use watch::{Look, Watch};
 
 pub use crate::scsi::{Clock, SystemClock};

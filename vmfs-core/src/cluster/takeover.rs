@@ -58,6 +58,48 @@ pub fn take_over<'a>(
     }))
 }
 
+/// Claims `host` though it may live, and keeps it from writing from then on: its open files fail.
+/// `None` if its slot isn't its any more, or another host that lives takes over from it.
+///
+/// # Errors
+/// When the LUN fails, as for [`take_over`].
+pub fn evict<'a>(
+    membership: &'a Membership,
+    layout: &Layout,
+    watch: &Watch,
+    host: &Host,
+) -> Result<Option<Takeover<'a>>, LvmError> {
+    let volume = membership.volume();
+    loop {
+        let found = host_at(volume, layout, host.offset)?;
+        let of = |host: &Host| (host.host, host.generation);
+        let Some(found) = found.filter(|found| of(found) == of(host)) else {
+            return Ok(None);
+        };
+        let Some(takeover) = take_over(membership, layout, watch, &found)? else {
+            if is_being_taken_over(membership, layout, watch, &found)? {
+                return Ok(None);
+            }
+            // It has renewed its heartbeat meanwhile.
+            continue;
+        };
+        if is_fenced_by_lun(membership, host) {
+            return Ok(Some(takeover));
+        }
+        // It finds the claim at its next heartbeat, or its lease ends, which it can't renew now.
+        membership.wait(watch.patience())?;
+        // But it may have written over the claim, if it was about to just then.
+        if sector::read(volume, host.offset)? == takeover.slot {
+            return Ok(Some(takeover));
+        }
+    }
+}
+
+/// Whether a host that is taken over from can't write any more at once.
+fn is_fenced_by_lun(membership: &Membership, host: &Host) -> bool {
+    membership.method() == LockMethod::Ats && membership.can_fence() && host.key != 0
+}
+
 /// Whether a host that lives is taking over from `dead` already.
 fn is_being_taken_over(
     membership: &Membership,
@@ -80,7 +122,7 @@ fn is_being_taken_over(
 fn fence(membership: &Membership, dead: &Host) -> Result<(), LvmError> {
     let luns = membership.volume().luns();
     match membership.method() {
-        LockMethod::Ats if membership.can_fence() && dead.key != 0 => {
+        LockMethod::Ats if is_fenced_by_lun(membership, dead) => {
             for lun in luns {
                 let preempt = PersistentReserve::Preempt {
                     key: membership.key(),

@@ -1,5 +1,6 @@
 use rustix::io::Errno;
 
+use crate::cluster::LockError;
 use crate::file::FileError;
 use crate::format::{Damage, FdAddr};
 use crate::journal::JournalError;
@@ -168,5 +169,19 @@ impl From<MetaError> for FsError {
 impl From<Damage> for FsError {
     fn from(damage: Damage) -> Self {
         Self::File(damage.into())
+    }
+}
+
+impl From<LockError> for FsError {
+    fn from(error: LockError) -> Self {
+        match error {
+            LockError::Held { by, .. } => Self::Busy { by: by.shown() },
+            LockError::Dead { host, .. } => Self::Busy { by: host.shown() },
+            LockError::Crowded { .. } => Self::Busy {
+                by: "eight others, as many as the format allows".to_owned(),
+            },
+            LockError::Volume(error) => error.into(),
+            LockError::Damage(damage) => damage.into(),
+        }
     }
 }

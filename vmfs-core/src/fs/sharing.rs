@@ -202,6 +202,33 @@ impl FileSystem {
         }
     }
 
+    /// Takes the disk lock of a descriptor that becomes a new file, if it has one already: a host that
+    /// still knows the file that was there may have it, and look whether that is gone. The caller
+    /// has other locks, so it doesn't wait.
+    ///
+    /// # Errors
+    /// [`FsError::Again`] when another host has it: the caller gives up its locks and begins anew.
+    pub(super) fn lock_new<'a>(
+        &self,
+        engine: &'a Engine,
+        file: FdAddr,
+    ) -> Result<Option<Held<'a>>, FsError> {
+        if !engine.sharing.is_shared() {
+            return Ok(None);
+        }
+        let place = BTreeSet::from([self.store().place_of(file)?]);
+        match engine.sharing.locks.lock(&place, Duration::ZERO) {
+            Ok(held) => Ok(Some(held)),
+            // It was never used, so nobody has the lock that the transaction makes.
+            Err(LockError::Damage(_)) => Ok(None),
+            Err(LockError::Held { .. }) => Err(FsError::Again),
+            Err(error) => {
+                self.give_way(engine, error)?;
+                Err(FsError::Again)
+            }
+        }
+    }
+
     /// Keeps the disk lock of `file` while other calls of this thread may take it as well.
     pub(super) fn keep_locked<'a>(
         &self,
@@ -514,12 +541,21 @@ impl FileSystem {
 
     /// The other hosts that have a slot; with `all`, in those behind the first as well.
     pub(super) fn other_hosts(&self, engine: &Engine, all: bool) -> Result<Vec<Host>, FsError> {
+        let mut hosts = self.hosts_there(all)?;
+        hosts.retain(|host| host.offset != engine.membership.offset());
+        Ok(hosts)
+    }
+
+    /// The same with this host, if its slot is among them.
+    pub(super) fn hosts_there(&self, all: bool) -> Result<Vec<Host>, FsError> {
         /// As many hosts can share a volume.
         const WATCHED: u64 = 128;
         let count = if all { u64::MAX } else { WATCHED };
-        let mut hosts = crate::cluster::first_hosts(self.volume(), self.layout(), count)?;
-        hosts.retain(|host| host.offset != engine.membership.offset());
-        Ok(hosts)
+        Ok(crate::cluster::first_hosts(
+            self.volume(),
+            self.layout(),
+            count,
+        )?)
     }
 }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::engine::Engine;
 use super::error::FsError;
 use super::file_system::FileSystem;
-use crate::cluster::LockMethod;
+use crate::cluster::{LockMethod, Renewal};
 
 impl FileSystem {
     /// Does what a host has to do from time to time: renews its heartbeat, looks at those of the
@@ -14,17 +14,21 @@ impl FileSystem {
     /// old durable, deletes what nobody holds any more. Returns how long to wait before the next
     /// call. An error is worth a line in the log; the next call tries again.
     pub fn keep_up(&self) -> (Duration, Result<(), FsError>) {
-        let Ok(engine) = self.engine() else {
-            return (Duration::from_secs(1), Ok(()));
+        let engine = match self.engine() {
+            Ok(engine) => engine,
+            Err(FsError::ReadOnly) => return (Duration::from_secs(1), Ok(())),
+            Err(error) => return (Duration::from_secs(1), Err(error)),
         };
         let mut result = Ok(());
-        if engine.membership.age() >= engine.host.heartbeat {
+        let mut is_due = engine.membership.age() >= engine.host.heartbeat;
+        if is_due && engine.membership.method() != LockMethod::Scsi2 {
             result = Self::renew(engine);
+            is_due = false;
         }
         let uptime = engine.host.clock.uptime().as_millis() as u64;
         let mut wait = engine.host.heartbeat.min(engine.host.commit) / 2;
         if engine.membership.method() != LockMethod::Alone {
-            match self.watch_others(engine, uptime) {
+            match self.watch_others(engine, uptime, is_due) {
                 Ok(soon) => wait = wait.min(soon),
                 Err(error) => result = result.and(Err(error)),
             }
@@ -54,8 +58,14 @@ impl FileSystem {
     }
 
     /// Looks at the other hosts once in a heartbeat's time, and does what follows from it; when to
-    /// look again at the latest.
-    fn watch_others(&self, engine: &Engine, uptime: u64) -> Result<Duration, FsError> {
+    /// look again at the latest. If this host's own heartbeat `is_due`, it is renewed on the way: the look
+    /// shows that it is this host's still, which without COMPARE AND WRITE takes a read.
+    fn watch_others(
+        &self,
+        engine: &Engine,
+        uptime: u64,
+        is_due: bool,
+    ) -> Result<Duration, FsError> {
         let sharing = &engine.sharing;
         let told = sharing.telling_since.load(SeqCst);
         let kept = engine.host.kept.as_millis() as u64;
@@ -65,11 +75,22 @@ impl FileSystem {
         }
         let interval = engine.host.heartbeat;
         let next = sharing.looked.load(SeqCst) + interval.as_millis() as u64;
-        if uptime < next && told == 0 {
+        if uptime < next && told == 0 && !is_due {
             return Ok(Duration::from_millis(next - uptime));
         }
         sharing.looked.store(uptime, SeqCst);
-        let others = self.other_hosts(engine, false)?;
+        let mut others = self.hosts_there(false)?;
+        if is_due {
+            let membership = &engine.membership;
+            let own = others
+                .iter()
+                .find(|host| host.offset == membership.offset());
+            match membership.renew_as_seen(own)? {
+                Renewal::Renewed => {}
+                Renewal::Lost => return Err(FsError::Fenced),
+            }
+        }
+        others.retain(|host| host.offset != engine.membership.offset());
         let was_empty = sharing.was_empty.swap(others.is_empty(), SeqCst);
         if others.is_empty() {
             if was_empty && sharing.is_shared() {

@@ -22,5 +22,5 @@ pub use foreign::is_unused;
 pub use log::{JournalHeader, Log};
 pub use meta_reader::MetaReader;
 pub use overlay::Publisher;
-pub use replay::{Replayed, look_through, replay};
+pub use replay::{Replayed, look_through, pending, replay};
 pub use txn::Txn;

@@ -67,6 +67,19 @@ pub fn look_through(
     Ok(unfinished.len())
 }
 
+/// How many transactions of the journal at `place` may not be in place.
+///
+/// # Errors
+/// When the volume fails.
+pub fn pending(
+    volume: &Volume,
+    place: VolumeOffset,
+    header: &JournalHeader,
+) -> Result<usize, JournalError> {
+    let transactions = Log::read_all(volume, place, header)?;
+    Ok(unfinished(volume, &transactions)?.len())
+}
+
 /// The transactions that may not be in place.
 ///
 /// A host that shares the volume gives the locks of a transaction back once it is in place, and
