@@ -1,5 +1,6 @@
 //! What tests of several crates share.
 //!
+//! - [`contention`]: hosts as processes on one image.
 //! - [`crash`]: cuts of the power, and what they may leave.
 //! - [`images`]: the volumes that ESXi made.
 //! - [`oracle`]: readers that other people wrote.
@@ -8,6 +9,13 @@
 //! - [`tgt`]: iSCSI targets.
 //! - [`walk`]: everything on a volume.
 
+#[allow(
+    clippy::pedantic,
+    missing_docs,
+    unreachable_pub,
+    reason = "a test harness: what panics has failed, and its modules say at their head what they are"
+)]
+pub mod contention;
 #[allow(
     clippy::pedantic,
     clippy::let_and_return,

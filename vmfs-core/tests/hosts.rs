@@ -407,7 +407,9 @@ fn what_is_forgotten_in_the_middle_of_a_call_does_no_harm() {
         thread::scope(|scope| {
             scope.spawn(|| {
                 while !stop.load(SeqCst) {
-                    hosts.iter().for_each(|host| host.fs.forget());
+                    for host in &hosts {
+                        host.fs.forget();
+                    }
                 }
             });
             let work = hosts.iter().enumerate().map(|(number, host)| {

@@ -106,6 +106,12 @@ pub struct LockTable {
     random: AtomicU64,
 }
 
+/// The block of a lock that was taken, before and after.
+struct Taken {
+    old: Vec<u8>,
+    new: Vec<u8>,
+}
+
 /// Is told of a place whose lock other hosts have held since this one last did.
 struct Listener(Box<dyn Fn(VolumeOffset) + Send + Sync>);
 
@@ -399,7 +405,7 @@ impl LockTable {
                     *reserved = None;
                 }
                 Ok(None) => {}
-                Ok(Some((old, new))) => {
+                Ok(Some(Taken { old, new })) => {
                     if !is_mine {
                         self.compare(place, &old, false);
                     }
@@ -416,7 +422,7 @@ impl LockTable {
         place: VolumeOffset,
         wish: Wish,
         reserved: &mut Option<(VolumeOffset, Reserved<'a>)>,
-    ) -> Result<Option<(Vec<u8>, Vec<u8>)>, LockError> {
+    ) -> Result<Option<Taken>, LockError> {
         let method = self.membership.method();
         if method == LockMethod::Scsi2 && !self.is_reserved(place, reserved)? {
             *reserved = Some((place, Reserved::take(&self.volume, place)?));
@@ -443,7 +449,7 @@ impl LockTable {
                 true
             }
         };
-        Ok(written.then_some((old, new)))
+        Ok(written.then_some(Taken { old, new }))
     }
 
     /// Whether the reservation at hand is one of the LUN that `place` lies on.

@@ -41,11 +41,16 @@ pub struct Device {
 }
 
 impl Device {
+    /// Whether `lun` has an LVM header at all, and it can be read.
+    pub fn is_lvm(lun: &dyn Lun) -> bool {
+        Self::has_header(lun).unwrap_or(false)
+    }
+
     /// Whether `lun` has an LVM header at all.
     ///
     /// # Errors
     /// When another host has the LUN reserved, so that nobody else can tell.
-    pub fn is_lvm(lun: &dyn Lun) -> Result<bool, LvmError> {
+    pub(super) fn has_header(lun: &dyn Lun) -> Result<bool, LvmError> {
         let mut magic = [0; 4];
         let there = super::open::has(lun.read(DeviceOffset(DEVICE_HEADER_OFFSET), &mut magic))?;
         Ok(there && u32::from_le_bytes(magic) == LVM_MAGIC)

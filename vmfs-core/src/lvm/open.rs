@@ -44,7 +44,7 @@ pub fn open_luns(luns: Vec<Arc<dyn Lun>>) -> Result<Volume, LvmError> {
     let mut devices = Vec::with_capacity(luns.len());
     for lun in luns {
         let lun = unwrap_partition(lun)?;
-        if Device::is_lvm(&*lun)? {
+        if Device::has_header(&*lun)? {
             devices.push(Device::open(lun)?);
         } else if alone {
             return Ok(Volume::without_lvm(lun));
@@ -84,7 +84,7 @@ pub fn unwrap_partition(lun: Arc<dyn Lun>) -> Result<Arc<dyn Lun>, LvmError> {
 }
 
 fn holds_vmfs(lun: &dyn Lun) -> Result<bool, LvmError> {
-    Ok(Device::is_lvm(lun)? || holds_file_system(lun)?)
+    Ok(Device::has_header(lun)? || holds_file_system(lun)?)
 }
 
 fn holds_file_system(lun: &dyn Lun) -> Result<bool, LvmError> {

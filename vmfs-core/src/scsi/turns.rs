@@ -139,12 +139,23 @@ mod tests {
 
     fn patient(lun: Arc<dyn Lun>) -> Arc<PatientLun> {
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-        Arc::new(PatientLun::with_turns(
-            lun,
-            clock,
-            Duration::from_secs(9),
-            1,
-        ))
+        let times = (Duration::from_secs(9), Duration::from_millis(50));
+        Arc::new(PatientLun::with_turns(lun, clock, times, 1))
+    }
+
+    fn array() -> MemoryArray {
+        let lun = Arc::new(MemoryLun::new("lun", 1 << 20));
+        MemoryArray::with(&lun, Personality::Legacy)
+    }
+
+    #[test]
+    fn who_keeps_the_lun_too_long_loses_it() {
+        let array = array();
+        let (host, stopped) = (patient(Arc::new(array.port("a"))), array.port("b"));
+        stopped.reserve().expect("reserve");
+        host.write(DeviceOffset(0), &[1; 512])
+            .expect("after a reset");
+        assert!(is_lost(&stopped.write(DeviceOffset(0), &[2; 512])));
     }
 
     #[test]

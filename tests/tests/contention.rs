@@ -1,0 +1,83 @@
+//! Hosts as real processes on one image, for some seconds; `contention` does it for longer.
+
+use std::path::Path;
+use std::time::Duration;
+
+use vmfs_core::cluster::LockMethod;
+use vmfs_core::format::Family;
+use vmfs_tests::contention::run::{Ground, Plan, run};
+use vmfs_tests::contention::{fence, verdict};
+use vmfs_tests::random::setting;
+
+const PROGRAM: &str = env!("CARGO_BIN_EXE_contention");
+
+fn plan(hosts: usize, family: Family, lock: LockMethod) -> Plan {
+    let fresh = u64::from(std::process::id());
+    Plan {
+        hosts,
+        family,
+        lock,
+        time: Duration::from_secs(setting("VMFS_CONTENTION_SECONDS", 4)),
+        kills: true,
+        stops: true,
+        seed: setting("VMFS_CONTENTION_SEED", fresh),
+        heartbeat: 150,
+        lease: 2000,
+        pause: 0,
+    }
+}
+
+/// Whatever happens to some of the hosts, names, contents and structure are exact afterwards, and no host
+/// has used a command of the other way to lock.
+fn contend(hosts: usize, family: Family, lock: LockMethod) {
+    let plan = plan(hosts, family, lock);
+    let folder = tempfile::tempdir().expect("a folder");
+    let ground = Ground::make(folder.path(), &plan);
+    let judged = run(Path::new(PROGRAM), &ground, &plan)
+        .and_then(|done| verdict::judge(&ground, &plan, done));
+    match judged {
+        Ok(report) => println!("{report}"),
+        Err(error) => {
+            let kept = folder.keep();
+            panic!("{plan:?} (kept: {}): {error}", kept.display());
+        }
+    }
+}
+
+#[test]
+fn two_hosts_that_lock_by_ats() {
+    contend(2, Family::Vmfs6, LockMethod::Ats);
+}
+
+#[test]
+fn two_hosts_that_lock_by_reservations() {
+    contend(2, Family::Vmfs5, LockMethod::Scsi2);
+}
+
+#[test]
+fn eight_hosts_that_lock_by_ats() {
+    contend(8, Family::Vmfs5, LockMethod::Ats);
+}
+
+#[test]
+fn eight_hosts_that_lock_by_reservations() {
+    contend(8, Family::Vmfs6, LockMethod::Scsi2);
+}
+
+/// Nothing that a host writes lands after another one has taken over from it, wherever it was stopped.
+#[test]
+fn stopped_hosts_write_nothing_more() {
+    for (family, lock) in [
+        (Family::Vmfs6, LockMethod::Ats),
+        (Family::Vmfs5, LockMethod::Scsi2),
+    ] {
+        let mut plan = plan(2, family, lock);
+        (plan.heartbeat, plan.lease) = (40, 600);
+        let folder = tempfile::tempdir().expect("a folder");
+        let ground = Ground::make(folder.path(), &plan);
+        let found = fence::run(Path::new(PROGRAM), &ground, &plan, 10);
+        let found = found.unwrap_or_else(|error| panic!("{plan:?}: {error}"));
+        println!("{family} by {lock}: {:?}", found.takeovers);
+        assert_eq!(found.trials, 10);
+    }
+}
