@@ -78,13 +78,15 @@ const fn row(what: What, direct: bool, threads: u64, title: &'static str) -> Row
 }
 
 /// All rows, in the order in which they run.
-pub const ROWS: [Row; 19] = [
+pub const ROWS: [Row; 23] = [
     row(What::Write, false, 1, "sequential write, buffered, fsync"),
     row(What::Write, false, 8, "the same, 8 files at a time"),
     row(What::Read, false, 1, "sequential read, cold"),
+    row(What::Read, false, 8, "the same, 8 files at a time"),
     row(What::Write, true, 1, "sequential write, O_DIRECT"),
     row(What::Write, true, 8, "the same, 8 files at a time"),
     row(What::Read, true, 1, "sequential read, O_DIRECT"),
+    row(What::Read, true, 8, "the same, 8 files at a time"),
     row(
         What::RandomWrite,
         false,
@@ -94,6 +96,8 @@ pub const ROWS: [Row; 19] = [
     row(What::RandomWrite, false, 8, "the same, 8 threads"),
     row(What::RandomWrite, true, 1, "random 4K write, O_DIRECT"),
     row(What::RandomWrite, true, 8, "the same, 8 threads"),
+    row(What::RandomRead, false, 1, "random 4K read, cold"),
+    row(What::RandomRead, false, 8, "the same, 8 threads"),
     row(What::RandomRead, true, 1, "random 4K read, O_DIRECT"),
     row(What::RandomRead, true, 8, "the same, 8 threads"),
     row(What::SyncedAppends, false, 1, "4K appends, fdatasync each"),
