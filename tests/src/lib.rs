@@ -3,6 +3,7 @@
 //! - [`contention`]: hosts as processes on one image.
 //! - [`crash`]: cuts of the power, and what they may leave.
 //! - [`images`]: the volumes that ESXi made.
+//! - [`network`]: hosts with links that can be cut.
 //! - [`oracle`]: readers that other people wrote.
 //! - [`parsers`]: what fuzzers feed.
 //! - [`random`]: numbers from a seed.
@@ -25,6 +26,7 @@ pub mod contention;
 )]
 pub mod crash;
 pub mod images;
+pub mod network;
 pub mod oracle;
 pub mod parsers;
 pub mod random;
