@@ -1,72 +1,138 @@
+use std::collections::BTreeMap;
 use std::fmt;
 
-/// What is wrong; the names are stable and appear in `--json`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Code {
-    /// A resource file can't be opened.
-    ResourceFileUnreadable,
-    /// A resource cluster's header can't be read or isn't one.
-    ClusterUnreadable,
-    /// A cluster's free count isn't what its bitmap says.
-    FreeCountWrong,
-    /// A resource is marked used and nothing refers to it.
-    Unreferenced,
-    /// A resource is referred to and marked free.
-    ReferencedButFree,
-    /// Two references name the same resource.
-    Duplicate,
-    /// A reference names a resource that doesn't exist.
-    OutOfRange,
-    /// A file descriptor marked used can't be decoded.
-    DescriptorUnreadable,
-    /// A file's block map can't be read.
-    BlockMapUnreadable,
-    /// A file has another number of blocks than its descriptor says.
-    BlockCountWrong,
-    /// A directory can't be listed.
-    DirectoryUnreadable,
-    /// A directory entry names a file descriptor that isn't in use.
-    EntryDangling,
-    /// A directory entry's type or generation isn't its file descriptor's.
-    EntryMismatch,
-    /// A name can't be found through the directory's hash table.
-    EntryNotFoundByHash,
-    /// A file descriptor is in use and no directory has it.
-    Unreachable,
-    /// A file has another number of names than its descriptor says.
-    LinkCountWrong,
-    /// A directory is met a second time on the way down.
-    DirectoryLoop,
-    /// The heartbeats can't be read.
-    HeartbeatsUnreadable,
-}
+use vmfs_core::format::{At, Damage, ResourceKind};
 
-impl fmt::Display for Code {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let name = serde_json::to_value(self).ok();
-        f.write_str(
-            name.as_ref()
-                .and_then(|name| name.as_str())
-                .unwrap_or("unknown"),
-        )
-    }
-}
+use crate::code::{Code, Pass, Severity};
 
-/// One thing that is wrong.
+/// One thing that is wrong, and what is done about it.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
 pub struct Finding {
     /// What kind of thing.
     pub code: Code,
-    /// Which structure, where, and what it holds.
+    /// The pass that found it.
+    pub pass: Pass,
+    /// How bad it is.
+    pub severity: Severity,
+    /// The structure, in the words of `docs/FORMAT.md`, and which one.
+    pub structure: String,
+    /// Where it lies.
+    #[serde(serialize_with = "as_place")]
+    pub address: Option<At>,
+    /// What was found and what was expected.
     pub detail: String,
+    /// What a repair does; `None` when there is none.
+    pub repair: Option<String>,
+    /// What that may lose; `None` when nothing.
+    pub loss: Option<String>,
+    /// Whether the repair is certain, so that `-p` makes it.
+    pub certain: bool,
+    /// Whether the repair was made, or with `-n` would be.
+    pub repaired: bool,
+}
+
+impl Finding {
+    /// A finding without an address or repair.
+    pub fn new(code: Code, structure: impl Into<String>, detail: impl Into<String>) -> Self {
+        Self {
+            code,
+            pass: code.pass(),
+            severity: code.severity(),
+            structure: structure.into(),
+            address: None,
+            detail: detail.into(),
+            repair: None,
+            loss: None,
+            certain: code.is_certain(),
+            repaired: false,
+        }
+    }
+
+    /// What a structure that was parsed says of itself.
+    pub fn of_damage(code: Code, which: &str, damage: &Damage) -> Self {
+        let structure = if which.is_empty() {
+            damage.structure.to_owned()
+        } else {
+            format!("{} of {which}", damage.structure)
+        };
+        let detail = format!(
+            "{} is {}, expected {}",
+            damage.field, damage.found, damage.expected
+        );
+        Self::new(code, structure, detail).at(damage.at)
+    }
+
+    /// Where the structure lies.
+    #[must_use]
+    pub fn at(mut self, at: At) -> Self {
+        self.address = Some(at);
+        self
+    }
+
+    /// Where it lies on the volume.
+    #[must_use]
+    pub fn at_volume(self, offset: u64) -> Self {
+        self.at(At::Volume(offset))
+    }
+
+    /// What the repair does.
+    #[must_use]
+    pub fn repair(mut self, repair: impl Into<String>) -> Self {
+        self.repair = Some(repair.into());
+        self
+    }
+
+    /// What the repair may lose.
+    #[must_use]
+    pub fn loses(mut self, loss: impl Into<String>) -> Self {
+        self.loss = Some(loss.into());
+        self
+    }
+
+    /// The repair is not certain this time.
+    #[must_use]
+    pub fn uncertain(mut self) -> Self {
+        self.certain = false;
+        self
+    }
+}
+
+impl fmt::Display for Finding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.code, self.structure)?;
+        if let Some(at) = self.address {
+            write!(f, " at {at}")?;
+        }
+        write!(f, ": {}", self.detail)
+    }
+}
+
+#[allow(
+    clippy::ref_option,
+    reason = "serde calls it with a reference to the field"
+)]
+fn as_place<S: serde::Serializer>(at: &Option<At>, serializer: S) -> Result<S::Ok, S::Error> {
+    use serde::Serialize;
+    #[derive(serde::Serialize)]
+    #[serde(rename_all = "kebab-case")]
+    enum Place {
+        Device(u64),
+        Volume(u64),
+        File { fd: u32, offset: u64 },
+    }
+    let place = at.map(|at| match at {
+        At::Device(offset) => Place::Device(offset),
+        At::Volume(offset) => Place::Volume(offset),
+        At::File { fd, offset } => Place::File { fd, offset },
+    });
+    place.serialize(serializer)
 }
 
 /// How the rebuilt bitmap of one resource file compares with the stored one.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
 pub struct ResourceCount {
     /// The resources' kind.
-    pub kind: vmfs_core::format::ResourceKind,
+    pub kind: ResourceKind,
     /// Resources compared.
     pub compared: u64,
     /// Resources used by both accounts.
@@ -78,7 +144,7 @@ pub struct ResourceCount {
 }
 
 /// Findings kept of one kind; more are only counted.
-const KEPT_PER_CODE: u64 = 100;
+const KEPT_PER_CODE: u64 = 1000;
 
 /// What a check found.
 #[derive(Debug, Clone, Default, serde::Serialize)]
@@ -91,23 +157,40 @@ pub struct Report {
     pub addresses: u64,
     /// Each resource file's comparison.
     pub resources: Vec<ResourceCount>,
-    /// What is wrong, at most a hundred of each kind.
+    /// What is wrong, at most a thousand of each kind.
     pub findings: Vec<Finding>,
-    /// How many there are of each kind in all.
-    pub totals: std::collections::BTreeMap<Code, u64>,
+    /// What is worth knowing and isn't wrong.
+    pub notes: Vec<Finding>,
+    /// How many findings there are of each kind in all.
+    pub totals: BTreeMap<Code, u64>,
+    /// How many of them are repaired, or with `-n` could be.
+    pub repaired: u64,
+    /// How many of them are left as they are.
+    pub left: u64,
 }
 
 impl Report {
-    /// Adds a finding.
-    pub fn add(&mut self, code: Code, detail: String) {
-        let total = self.totals.entry(code).or_default();
+    /// Adds a finding, or a note.
+    pub fn add(&mut self, finding: Finding) {
+        if finding.severity == Severity::Note {
+            if self.notes.len() < KEPT_PER_CODE as usize {
+                self.notes.push(finding);
+            }
+            return;
+        }
+        let total = self.totals.entry(finding.code).or_default();
         *total += 1;
+        if finding.repaired {
+            self.repaired += 1;
+        } else {
+            self.left += 1;
+        }
         if *total <= KEPT_PER_CODE {
-            self.findings.push(Finding { code, detail });
+            self.findings.push(finding);
         }
     }
 
-    /// Whether nothing is wrong.
+    /// Whether nothing is wrong; notes don't count.
     pub fn is_clean(&self) -> bool {
         self.totals.is_empty()
     }

@@ -1,54 +1,30 @@
-//! Checks a VMFS volume: decodes every file descriptor, rebuilds every allocation bitmap from the
-//! references to it and compares it with the one on disk.
+//! Checks and repairs VMFS volumes (docs/fsck/).
 //!
-//! [`check`] runs the passes in order; each only reads:
+//! [`check`] looks at a file system that is open, and only reads. [`run`] is what `fsck.vmfs` does
+//! with devices: all passes, repairs planned in memory until nothing more is found, then written in
+//! stages of which any part leaves a volume that another run repairs. [`undo::undo`] puts back what
+//! a repair has overwritten.
 //!
-//! - [`descriptors`]: every file descriptor marked used, its block map and counts.
-//! - [`tree`]: every directory from the root: names, hashes, link counts, connectivity.
-//! - [`journals`]: the journal blocks that heartbeats name.
-//! - [`bitmaps`]: what is marked used against what is referenced, cluster by cluster.
+//! - [`Code`] names what can be wrong, [`Pass`] the passes; `passes/` has a module for each.
+//! - [`Finding`] is one thing that is wrong, [`Report`] all of them.
+//! - [`plan::Plan`] keeps what will be written.
 
-pub mod bitmaps;
-pub mod descriptors;
+mod alloc;
+mod check;
+mod code;
+mod content;
 mod finding;
-pub mod journals;
-pub mod tree;
+mod judge;
+mod lost_found;
+mod passes;
+pub mod plan;
+mod repair;
+mod round;
+pub mod undo;
 mod usage;
 
-pub use finding::{Code, Finding, Report, ResourceCount};
-pub use usage::Usage;
-
-use vmfs_core::fs::FileSystem;
-
-/// What the passes share: the volume, what has been found and what is referenced.
-pub struct Check<'a> {
-    /// The volume.
-    pub fs: &'a FileSystem,
-    /// Findings and counts so far.
-    pub report: Report,
-    /// References to resources so far.
-    pub usage: Usage,
-}
-
-/// Runs every pass; `progress` is told each pass's name as it starts.
-pub fn check(fs: &FileSystem, progress: &mut dyn FnMut(&'static str)) -> Report {
-    let usage = Usage::new(fs);
-    let mut check = Check {
-        fs,
-        report: Report::default(),
-        usage,
-    };
-    for (file, error) in &fs.store().resources().problems {
-        let detail = format!("{}: {error}", file.name());
-        check.report.add(Code::ResourceFileUnreadable, detail);
-    }
-    progress("file descriptors");
-    let found = descriptors::run(&mut check);
-    progress("directories");
-    tree::run(&mut check, &found);
-    progress("journals");
-    journals::run(&mut check);
-    progress("allocation bitmaps");
-    bitmaps::run(&mut check);
-    check.report
-}
+pub use check::check;
+pub use code::{Code, Pass, Severity};
+pub use finding::{Finding, Report, ResourceCount};
+pub use judge::{Answer, Mode};
+pub use repair::{FsckError, Options, Outcome, run};

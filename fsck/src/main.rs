@@ -1,66 +1,51 @@
-//! `fsck.vmfs`: checks a VMFS volume. Exit codes are those of fsck(8).
+//! `fsck.vmfs`: checks and repairs a VMFS volume. Exit codes are those of fsck(8).
+
+mod cli;
+mod print;
 
 use std::io::{IsTerminal, Write};
-use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Parser;
-use fsck_vmfs::{Report, check};
-use vmfs_core::fs::FileSystem;
-use vmfs_core::lvm::open_paths;
-use vmfs_core::scsi::Access;
+use fsck_vmfs::{Answer, FsckError, Finding, Mode, Options, Outcome, Pass, run};
+use vmfs_core::scsi::{self, Access, Lun};
 
-/// Nothing is wrong.
-const CLEAN: u8 = 0;
-/// Something is wrong and was left so.
-const UNCORRECTED: u8 = 4;
+use cli::{Args, Kind};
+
 /// The check could not be done.
 const OPERATIONAL: u8 = 8;
-
-/// Checks a VMFS volume without changing it.
-///
-/// Decodes every file descriptor, walks every directory, rebuilds every allocation bitmap from
-/// the references to it and compares it with the one on disk.
-#[derive(Debug, Parser)]
-#[command(
-    name = "fsck.vmfs",
-    version,
-    after_help = "Exit codes: 0 clean, 4 errors found, 8 the check could not be done, 16 usage.\n\n\
-                  Examples:\n  fsck.vmfs -n /dev/sdb1\n  fsck.vmfs -n --json extent0.img extent1.img"
-)]
-struct Args {
-    /// Check only, change nothing. Required: there is no repair yet
-    #[arg(short = 'n', required = true)]
-    no_change: bool,
-    /// Print the report as one JSON object
-    #[arg(long)]
-    json: bool,
-    /// The volume: an image file or a block device, or all its extents in any order
-    #[arg(required = true, value_name = "DEVICE")]
-    devices: Vec<PathBuf>,
-}
+/// The command line is wrong.
+const USAGE: u8 = 16;
 
 fn main() -> ExitCode {
     let args = match Args::try_parse() {
         Ok(args) => args,
         Err(error) => {
             let _ = error.print();
-            // fsck(8): 16 is "usage or syntax error"; --help and --version are none.
             return if error.use_stderr() {
-                ExitCode::from(16)
+                ExitCode::from(USAGE)
             } else {
                 ExitCode::SUCCESS
             };
         }
     };
+    let level = if args.verbose { "debug" } else { "warn" };
+    let filter = tracing_subscriber::EnvFilter::try_from_env("VMFS_LOG")
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(level));
     tracing_subscriber::fmt()
         .with_writer(std::io::stderr)
         .with_target(false)
+        .without_time()
+        .with_env_filter(filter)
         .init();
-    match run(&args) {
-        Ok(report) if report.is_clean() => ExitCode::from(CLEAN),
-        Ok(_) => ExitCode::from(UNCORRECTED),
+    if args.kind() == Kind::Ask && !std::io::stdin().is_terminal() {
+        eprintln!("fsck.vmfs: questions need a terminal; use -n, -p or -y");
+        return ExitCode::from(USAGE);
+    }
+    match work(&args) {
+        Ok(outcome) => ExitCode::from(outcome.exit_code()),
         Err(error) => {
             eprintln!("fsck.vmfs: {error}");
             ExitCode::from(OPERATIONAL)
@@ -68,23 +53,62 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(args: &Args) -> Result<Report, Box<dyn std::error::Error>> {
-    let fs = FileSystem::open(open_paths(&args.devices, Access::ReadOnly)?)?;
-    let spinner = progress_spinner();
-    let report = check(&fs, &mut |pass| spinner.set_message(pass));
+fn work(args: &Args) -> Result<Outcome, Box<dyn std::error::Error>> {
+    let access = if args.kind() == Kind::Check {
+        Access::ReadOnly
+    } else {
+        Access::ReadWrite
+    };
+    let luns = args
+        .devices
+        .iter()
+        .map(|device| scsi::open(device, access, None))
+        .collect::<Result<Vec<Arc<dyn Lun>>, _>>()?;
+    let options = Options {
+        undo: args.undo.clone(),
+        lease: args.lease.map_or(Options::default().lease, Duration::from_millis),
+        ..Options::default()
+    };
+    let spinner = progress_spinner(args);
+    let mut shown = 0;
+    let mut progress = |pass: Pass| {
+        shown += 1;
+        spinner.set_message(format!("pass {shown}: {}", pass.title()));
+        if args.verbose {
+            eprintln!("pass {shown}: {}", pass.title());
+        }
+    };
+    let asked = spinner.clone();
+    let ask = move |finding: &Finding| asked.suspend(|| question(finding));
+    let mode = match args.kind() {
+        Kind::Check => Mode::Check,
+        Kind::Preen => Mode::Preen,
+        Kind::Yes => Mode::Yes,
+        Kind::Ask => Mode::Ask(Box::new(ask)),
+    };
+    let outcome = run(&luns, mode, &options, &mut progress);
     spinner.finish_and_clear();
+    let outcome = match outcome {
+        Err(error @ FsckError::Write(_)) => {
+            if let Some(undo) = &args.undo {
+                eprintln!("fsck.vmfs: what was overwritten is in {}", undo.display());
+            }
+            return Err(error.into());
+        }
+        outcome => outcome?,
+    };
     let mut out = std::io::stdout().lock();
     if args.json {
-        serde_json::to_writer_pretty(&mut out, &report)?;
-        writeln!(out)?;
+        print::json(&mut out, &outcome)?;
     } else {
-        print(&mut out, &report)?;
+        print::text(&mut out, &outcome, args)?;
     }
-    Ok(report)
+    out.flush()?;
+    Ok(outcome)
 }
 
-fn progress_spinner() -> indicatif::ProgressBar {
-    if !std::io::stderr().is_terminal() {
+fn progress_spinner(args: &Args) -> indicatif::ProgressBar {
+    if !std::io::stderr().is_terminal() || args.verbose {
         return indicatif::ProgressBar::hidden();
     }
     let spinner = indicatif::ProgressBar::new_spinner();
@@ -92,38 +116,27 @@ fn progress_spinner() -> indicatif::ProgressBar {
     spinner
 }
 
-fn print(out: &mut dyn Write, report: &Report) -> std::io::Result<()> {
-    for finding in &report.findings {
-        writeln!(out, "{}: {}", finding.code, finding.detail)?;
-    }
-    for (code, total) in &report.totals {
-        let shown = report
-            .findings
-            .iter()
-            .filter(|finding| finding.code == *code)
-            .count();
-        if *total > shown as u64 {
-            writeln!(out, "{code}: {} more", total - shown as u64)?;
+/// Asks a person what to do about a finding.
+fn question(finding: &Finding) -> Answer {
+    let mut out = std::io::stderr();
+    let _ = writeln!(out, "\n{finding}");
+    let _ = writeln!(out, "  repair: {}", finding.repair.as_deref().unwrap_or("none"));
+    let loss = finding.loss.as_deref().unwrap_or("nothing");
+    let _ = writeln!(out, "  what may be lost: {loss}");
+    loop {
+        let _ = write!(out, "  repair it? [y]es, [n]o, [a]ll from here on, [q]uit and write nothing: ");
+        let _ = out.flush();
+        let mut line = String::new();
+        match std::io::stdin().read_line(&mut line) {
+            Ok(0) | Err(_) => return Answer::Quit,
+            Ok(_) => {}
         }
-    }
-    writeln!(
-        out,
-        "{} file descriptors, {} directory entries, {} addresses",
-        report.descriptors, report.entries, report.addresses
-    )?;
-    for count in &report.resources {
-        writeln!(
-            out,
-            "{:<18} {:>10} compared {:>10} used {:>6} differ",
-            count.kind.to_string(),
-            count.compared,
-            count.used,
-            count.differing
-        )?;
-    }
-    let total: u64 = report.totals.values().sum();
-    match total {
-        0 => writeln!(out, "clean"),
-        _ => writeln!(out, "{total} errors"),
+        match line.trim().to_ascii_lowercase().as_str() {
+            "y" | "yes" => return Answer::Yes,
+            "n" | "no" => return Answer::No,
+            "a" | "all" => return Answer::All,
+            "q" | "quit" => return Answer::Quit,
+            _ => {}
+        }
     }
 }

@@ -1,9 +1,9 @@
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
-use vmfs_core::format::{BlockAddr, ResourceKind};
-use vmfs_core::fs::FileSystem;
+use vmfs_core::format::{BlockAddr, Layout, ResourceKind};
+use vmfs_core::resource::Resources;
 
-/// Resources of one kind, one bit each: referred to, and referred to more than once.
+/// Resources of one kind, one bit each: whether it is referred to.
 #[derive(Debug, Default)]
 struct Bits {
     per_cluster: u64,
@@ -16,14 +16,18 @@ const MAX_TRACKED: u64 = 1 << 28;
 
 /// Which resources are referred to.
 #[derive(Debug, Default)]
-pub struct Usage {
+pub(crate) struct Usage {
     kinds: BTreeMap<ResourceKind, Bits>,
-    large_to_small: u64,
+    small_per_large: u64,
+    /// Resources that a repair has taken: they will be marked used without being wrong.
+    taken: HashSet<(ResourceKind, u64)>,
+    /// Resources that a repair gives back: they will be marked free without being wrong.
+    given: HashSet<(ResourceKind, u64)>,
 }
 
 /// What marking a resource showed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Marked {
+pub(crate) enum Marked {
     /// The first reference to it.
     First,
     /// It was referred to before.
@@ -33,77 +37,139 @@ pub enum Marked {
 }
 
 impl Usage {
-    /// An empty account of all resource files of `fs`.
-    pub fn new(fs: &FileSystem) -> Self {
-        let layout = fs.layout();
+    /// An empty account of all resource files, on a volume of `volume` bytes.
+    pub(crate) fn new(resources: &Resources, layout: &Layout, volume: u64) -> Self {
         let mut kinds = BTreeMap::new();
-        for file in fs.store().resources().iter() {
-            let count = file.header().resources().min(MAX_TRACKED);
+        for file in resources.iter() {
+            let header = file.header();
+            // A damaged header can't make the account larger than the volume has room for.
+            let fitting = match file.kind() {
+                ResourceKind::FileBlock => volume.div_ceil(layout.file_block_size()),
+                ResourceKind::LargeFileBlock => volume.div_ceil(layout.large_block_size()),
+                _ => volume / u64::from(header.resource_size.get().max(512)),
+            };
+            let count = header.resources().min(MAX_TRACKED).min(fitting);
             let bits = Bits {
-                per_cluster: file.header().resources_per_cluster.get().max(1).into(),
+                per_cluster: header.resources_per_cluster.get().max(1).into(),
                 count,
                 used: vec![0; count.div_ceil(64) as usize],
             };
             kinds.insert(file.kind(), bits);
         }
-        let large_to_small = 1 << (layout.large_block_shift - layout.file_block_shift);
+        let small_per_large = 1 << (layout.large_block_shift - layout.file_block_shift);
         Self {
             kinds,
-            large_to_small,
+            small_per_large,
+            taken: HashSet::new(),
+            given: HashSet::new(),
         }
     }
 
-    /// Notes a reference.
-    pub fn mark(&mut self, addr: BlockAddr) -> Marked {
+    /// The kind of resource that an address names, and its number in its file.
+    pub(crate) fn number(&self, addr: BlockAddr) -> Option<(ResourceKind, u64)> {
         match addr {
-            BlockAddr::Hole => Marked::First,
-            BlockAddr::FileBlock { block, .. } => self.mark_index(ResourceKind::FileBlock, block),
-            BlockAddr::LargeFileBlock { block, .. } => {
-                self.mark_index(ResourceKind::LargeFileBlock, block)
-            }
+            BlockAddr::Hole | BlockAddr::Invalid(_) => None,
+            BlockAddr::FileBlock { block, .. } => Some((ResourceKind::FileBlock, block)),
+            BlockAddr::LargeFileBlock { block, .. } => Some((ResourceKind::LargeFileBlock, block)),
             BlockAddr::Resource {
                 kind,
                 cluster,
                 resource,
                 ..
             } => {
-                let per_cluster = self.kinds.get(&kind).map_or(0, |bits| bits.per_cluster);
+                let per_cluster = self.kinds.get(&kind)?.per_cluster;
                 if u64::from(resource) >= per_cluster {
-                    return Marked::OutOfRange;
+                    return None;
                 }
-                self.mark_index(
-                    kind,
-                    cluster.saturating_mul(per_cluster) + u64::from(resource),
-                )
+                let first = cluster.saturating_mul(per_cluster);
+                Some((kind, first + u64::from(resource)))
             }
-            BlockAddr::Invalid(_) => Marked::OutOfRange,
         }
+    }
+
+    /// Notes a reference.
+    pub(crate) fn mark(&mut self, addr: BlockAddr) -> Marked {
+        if addr == BlockAddr::Hole {
+            return Marked::First;
+        }
+        let Some((kind, index)) = self.number(addr) else {
+            return Marked::OutOfRange;
+        };
+        let within = self.kinds.get(&kind).is_some_and(|bits| index < bits.count);
+        if !within {
+            return Marked::OutOfRange;
+        }
+        if self.is_used(kind, index) || self.has_parts_in_use(kind, index) {
+            return Marked::Again;
+        }
+        self.set(kind, index, true);
+        Marked::First
+    }
+
+    /// Notes that a repair has taken a resource.
+    pub(crate) fn take(&mut self, kind: ResourceKind, index: u64) {
+        self.set(kind, index, true);
+        self.taken.insert((kind, index));
+    }
+
+    /// Whether a repair has taken it.
+    pub(crate) fn is_taken(&self, kind: ResourceKind, index: u64) -> bool {
+        self.taken.contains(&(kind, index))
+    }
+
+    /// Notes that a repair takes a reference back, and with it the resource.
+    pub(crate) fn give(&mut self, addr: BlockAddr) {
+        if let Some((kind, index)) = self.number(addr) {
+            self.set(kind, index, false);
+            self.given.insert((kind, index));
+        }
+    }
+
+    /// Whether a repair gives it back.
+    pub(crate) fn is_given(&self, kind: ResourceKind, index: u64) -> bool {
+        self.given.contains(&(kind, index))
     }
 
     /// Whether the resource with this number in its file is referred to; a small file block is
     /// also used by the large one around it.
-    pub fn is_used(&self, kind: ResourceKind, index: u64) -> bool {
+    pub(crate) fn is_used(&self, kind: ResourceKind, index: u64) -> bool {
         let own = self.kinds.get(&kind).is_some_and(|bits| bits.get(index));
         own || kind == ResourceKind::FileBlock
             && self
                 .kinds
                 .get(&ResourceKind::LargeFileBlock)
-                .is_some_and(|bits| bits.get(index / self.large_to_small))
+                .is_some_and(|bits| bits.get(index / self.small_per_large))
     }
 
-    fn mark_index(&mut self, kind: ResourceKind, index: u64) -> Marked {
+    /// Whether a large file block has small ones in it that are referred to.
+    pub(crate) fn has_parts_in_use(&self, kind: ResourceKind, index: u64) -> bool {
+        if kind != ResourceKind::LargeFileBlock {
+            return false;
+        }
+        let Some(small) = self.kinds.get(&ResourceKind::FileBlock) else {
+            return false;
+        };
+        let first = index * self.small_per_large;
+        (first..first + self.small_per_large).any(|block| small.get(block))
+    }
+
+    /// Resources of a kind that are accounted for.
+    pub(crate) fn count(&self, kind: ResourceKind) -> u64 {
+        self.kinds.get(&kind).map_or(0, |bits| bits.count)
+    }
+
+    fn set(&mut self, kind: ResourceKind, index: u64, used: bool) {
         let Some(bits) = self.kinds.get_mut(&kind).filter(|bits| index < bits.count) else {
-            return Marked::OutOfRange;
+            return;
         };
         let (word, bit) = ((index / 64) as usize, 1 << (index % 64));
-        let Some(word) = bits.used.get_mut(word) else {
-            return Marked::OutOfRange;
-        };
-        if *word & bit != 0 {
-            return Marked::Again;
+        if let Some(word) = bits.used.get_mut(word) {
+            if used {
+                *word |= bit;
+            } else {
+                *word &= !bit;
+            }
         }
-        *word |= bit;
-        Marked::First
     }
 }
 

@@ -8,7 +8,7 @@ mod directory6;
 pub mod edit;
 #[cfg(test)]
 mod edit_directory;
-mod entries;
+pub mod entries;
 mod error;
 mod inode;
 mod store;

@@ -263,6 +263,49 @@ impl ClusterImage {
         }
     }
 
+    /// Marks the large file block `resource`, whatever it was, as broken up into small ones.
+    pub fn set_converted(&mut self, resource: u32) {
+        if resource < self.total {
+            self.set_state(resource, CONVERTED);
+        }
+    }
+
+    /// Makes number, count of resources and free count what they must be, and clears the bits
+    /// behind the last resource: for a header that was damaged.
+    pub fn mend(&mut self, cluster: u64) {
+        let total = self.total;
+        for resource in total..self.room() {
+            self.set_state(resource, 0);
+        }
+        let free = (0..total).filter(|&resource| self.is_free(resource)).count() as u32;
+        if self.family == Family::Vmfs6 {
+            let meta = self.meta6();
+            meta.signature = RCMD_SIGNATURE.into();
+            meta.cluster = cluster.into();
+            meta.total = (total as u16).into();
+            meta.free = (free as u16).into();
+        } else {
+            let meta = self.meta5();
+            meta.cluster = (cluster as u32).into();
+            meta.total = total.into();
+            meta.free = free.into();
+        }
+    }
+
+    /// Resources that the bitmap has room for.
+    fn room(&self) -> u32 {
+        if self.family == Family::Vmfs6 && self.kind != ResourceKind::FileBlock {
+            256
+        } else {
+            512
+        }
+    }
+
+    /// Whether bits behind the last resource are set.
+    pub fn has_tail(&self) -> bool {
+        (self.total..self.room()).any(|resource| self.state(resource) != 0)
+    }
+
     /// Makes the cluster one of `total` resources, the new ones free, unless it has as many
     /// already.
     pub fn grow_to(&mut self, total: u32) {
@@ -363,10 +406,10 @@ impl ClusterImage {
     fn count_taken(&mut self) {
         if self.family == Family::Vmfs6 {
             let meta = self.meta6();
-            meta.free -= 1;
+            meta.free = meta.free.get().saturating_sub(1).into();
         } else {
             let meta = self.meta5();
-            meta.free -= 1;
+            meta.free = meta.free.get().saturating_sub(1).into();
         }
     }
 

@@ -73,6 +73,12 @@ impl FdImage {
         &self.bytes
     }
 
+    /// Puts other bytes in place of all of it; missing ones are zeros.
+    pub fn replace_bytes(&mut self, mut bytes: Vec<u8>) {
+        bytes.resize(self.bytes.len(), 0);
+        self.bytes = bytes;
+    }
+
     /// The metadata, to be changed at will.
     ///
     /// # Panics

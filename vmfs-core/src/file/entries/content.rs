@@ -5,7 +5,7 @@ use crate::file::error::FileError;
 use crate::format::{FdAddr, FileKind};
 
 /// The content of a directory that is looked at or changed.
-pub(crate) trait DirContent {
+pub trait DirContent {
     /// Bytes of it.
     fn length(&self) -> u64;
 
@@ -21,11 +21,15 @@ pub(crate) trait DirContent {
 
 /// A name to be added, and what it leads to.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct NewEntry<'a> {
-    pub(crate) name: &'a [u8],
-    pub(crate) kind: FileKind,
-    pub(crate) fd: FdAddr,
-    pub(crate) generation: u32,
+pub struct NewEntry<'a> {
+    /// The name.
+    pub name: &'a [u8],
+    /// What the file is.
+    pub kind: FileKind,
+    /// Its descriptor.
+    pub fd: FdAddr,
+    /// The descriptor's generation.
+    pub generation: u32,
 }
 
 /// Reads a structure.

@@ -1,11 +1,14 @@
 //! Changing the entries of directories, whatever holds their bytes.
+//!
+//! Each call fails with a [`FileError`] when the content can't be read or written, or the directory
+//! is damaged where it looks.
 
 mod content;
 mod flat;
 mod groups;
 mod hashed;
 
-pub(crate) use content::{DirContent, NewEntry};
+pub use content::{DirContent, NewEntry};
 pub use flat::DirHint;
 
 use super::directory::DirEntry;
@@ -13,7 +16,7 @@ use super::error::FileError;
 use crate::format::{Family, FdAddr, FileKind, Layout};
 
 /// Makes the empty `content` that of a new directory.
-pub(crate) fn initialise(
+pub fn initialise(
     content: &mut dyn DirContent,
     layout: &Layout,
     this: (FdAddr, u32),
@@ -26,7 +29,7 @@ pub(crate) fn initialise(
 }
 
 /// Adds an entry whose name isn't there.
-pub(crate) fn add(
+pub fn add(
     content: &mut dyn DirContent,
     layout: &Layout,
     in_root: bool,
@@ -40,7 +43,7 @@ pub(crate) fn add(
 }
 
 /// Removes the entry called `name`, if there is one.
-pub(crate) fn remove(
+pub fn remove(
     content: &mut dyn DirContent,
     layout: &Layout,
     in_root: bool,
@@ -54,7 +57,7 @@ pub(crate) fn remove(
 }
 
 /// Lets the entry called `name`, if there is one, lead to another file.
-pub(crate) fn replace(
+pub fn replace(
     content: &mut dyn DirContent,
     layout: &Layout,
     in_root: bool,
@@ -69,7 +72,7 @@ pub(crate) fn replace(
 }
 
 /// Lets `..` lead to `parent`.
-pub(crate) fn set_parent(
+pub fn set_parent(
     content: &mut dyn DirContent,
     layout: &Layout,
     parent: (FdAddr, u32),
@@ -81,7 +84,7 @@ pub(crate) fn set_parent(
 }
 
 /// The entry called `name`; `next` of it means nothing.
-pub(crate) fn lookup(
+pub fn lookup(
     content: &dyn DirContent,
     layout: &Layout,
     in_root: bool,

@@ -1,0 +1,332 @@
+//! Block maps: every address in range, of the right type, claimed once.
+
+use vmfs_core::format::{BlockAddr, Family, FdAddr, FdImage, ResourceKind, ZeroLevel};
+use vmfs_core::lvm::VolumeOffset;
+
+use crate::code::Code;
+use crate::finding::Finding;
+use crate::plan::Stage;
+use crate::round::{Claim, Round};
+use crate::usage::Marked;
+
+/// Claims kept for a round; more wait for the next one.
+const MAX_CLAIMS: usize = 65_536;
+
+/// What a map has.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Counts {
+    /// Blocks of data; a large one in each slot that it covers.
+    pub(crate) blocks: u64,
+    /// Pointer blocks of all levels.
+    pub(crate) pointer_blocks: u64,
+    /// Blocks to be zeroed.
+    pub(crate) to_be_zeroed: u64,
+    /// A part of the map could not be followed.
+    incomplete: bool,
+}
+
+/// An address that can't be one, and why.
+struct Invalid {
+    code: Code,
+    slot: VolumeOffset,
+    reason: String,
+}
+
+/// The walk down one file's map.
+struct Walk {
+    fd: FdAddr,
+    /// What stands at the bottom.
+    data: ResourceKind,
+    /// Levels of pointer blocks.
+    depth: u32,
+    counts: Counts,
+    last_large: Option<u64>,
+}
+
+/// Marks everything that the file's block map names; what it has, or `None` if a part of it can't
+/// be followed.
+pub(crate) fn follow(
+    round: &mut Round<'_, '_>,
+    fd: FdAddr,
+    place: VolumeOffset,
+    image: &mut FdImage,
+) -> Option<Counts> {
+    let layout = std::sync::Arc::clone(&round.layout);
+    let level = image.meta().zero_level();
+    let mut walk = Walk {
+        fd,
+        data: match level {
+            ZeroLevel::SubBlock => ResourceKind::SubBlock,
+            _ => ResourceKind::FileBlock,
+        },
+        depth: level.depth(),
+        counts: Counts::default(),
+        last_large: None,
+    };
+    if matches!(level, ZeroLevel::None | ZeroLevel::Resident) {
+        return Some(walk.counts);
+    }
+    let array = place + layout.fd_addresses;
+    let size = layout.address_size as usize;
+    let start = layout.fd_addresses as usize;
+    let end = start + layout.fd_address_count as usize * size;
+    let bytes = image.bytes().get(start..end)?.to_vec();
+    let cleared = walk.entries(round, array, &bytes, level.depth());
+    for index in cleared {
+        image.set_address(index, 0);
+    }
+    (!walk.counts.incomplete).then_some(walk.counts)
+}
+
+impl Walk {
+    /// Follows the entries that `bytes` hold, which lie at `start`; the numbers of those that were
+    /// cleared.
+    fn entries(
+        &mut self,
+        round: &mut Round<'_, '_>,
+        start: VolumeOffset,
+        bytes: &[u8],
+        depth: u32,
+    ) -> Vec<usize> {
+        let layout = std::sync::Arc::clone(&round.layout);
+        let size = layout.address_size as usize;
+        let mut invalid = Vec::new();
+        let mut numbers = Vec::new();
+        let mut all = 0;
+        for (index, raw) in bytes.chunks_exact(size).enumerate() {
+            let raw = little_endian(raw);
+            if raw == 0 {
+                continue;
+            }
+            all += 1;
+            let slot = start + (index * size) as u64;
+            if let Err((code, reason)) = self.entry(round, slot, raw, depth) {
+                invalid.push(Invalid { code, slot, reason });
+                numbers.push(index);
+            }
+        }
+        let Some(first) = invalid.first() else {
+            return Vec::new();
+        };
+        round.check.lost_map = true;
+        let structure = format!("block map of file {}", self.fd);
+        let detail = format!(
+            "{} of {all} addresses of this {} can't be right, the first {}",
+            invalid.len(),
+            if depth < self.depth { "pointer block" } else { "address array" },
+            first.reason
+        );
+        let finding = Finding::new(first.code, structure, detail)
+            .at_volume(first.slot.0)
+            .repair("make them holes")
+            .loses("what the blocks held, unless it turns up in /lost+found");
+        if !round.found(finding) {
+            self.counts.incomplete = true;
+            return Vec::new();
+        }
+        for invalid in &invalid {
+            round.put(Stage::Remove, invalid.slot, &vec![0; size]);
+        }
+        numbers
+    }
+
+    /// One address; why it can't be one.
+    fn entry(
+        &mut self,
+        round: &mut Round<'_, '_>,
+        slot: VolumeOffset,
+        raw: u64,
+        depth: u32,
+    ) -> Result<(), (Code, String)> {
+        let layout = std::sync::Arc::clone(&round.layout);
+        let addr = BlockAddr::decode(raw, &layout);
+        if !self.may_stand(addr, depth, layout.family) || addr.encode(&layout) != raw {
+            let expected = if depth > 0 { "a pointer block" } else { "a block of data" };
+            return Err((
+                Code::AddressWrongType,
+                format!("{raw:#x} at {slot}, expected {expected}"),
+            ));
+        }
+        round.check.report.addresses += 1;
+        let large = match addr {
+            BlockAddr::LargeFileBlock { block, .. } => Some(block),
+            _ => None,
+        };
+        // A large block's address stands in every slot that it covers.
+        let again = large.is_some() && self.last_large == large;
+        if depth == 0 {
+            self.last_large = large;
+        }
+        if again {
+            self.count(addr);
+            return Ok(());
+        }
+        match round.usage.mark(addr) {
+            Marked::OutOfRange => Err((
+                Code::OutOfRange,
+                format!("{} at {slot}, which doesn't exist", shown(addr)),
+            )),
+            Marked::Again => {
+                if depth == 0 {
+                    self.count(addr);
+                } else {
+                    self.counts.incomplete = true;
+                }
+                let claim = Claim {
+                    fd: self.fd,
+                    slot,
+                    addr,
+                    depth,
+                };
+                if round.claims.len() < MAX_CLAIMS {
+                    round.claims.push(claim);
+                } else {
+                    round.more_claims += 1;
+                }
+                Ok(())
+            }
+            Marked::First if depth == 0 => {
+                self.count(addr);
+                Ok(())
+            }
+            Marked::First => {
+                self.counts.pointer_blocks += 1;
+                self.pointer_block(round, slot, addr, depth);
+                Ok(())
+            }
+        }
+    }
+
+    fn count(&mut self, addr: BlockAddr) {
+        self.counts.blocks += 1;
+        let (BlockAddr::FileBlock { tbz, .. } | BlockAddr::LargeFileBlock { tbz, .. }) = addr
+        else {
+            return;
+        };
+        self.counts.to_be_zeroed += u64::from(tbz != 0);
+    }
+
+    fn may_stand(&self, addr: BlockAddr, depth: u32, family: Family) -> bool {
+        match addr {
+            BlockAddr::FileBlock { .. } => depth == 0 && self.data == ResourceKind::FileBlock,
+            BlockAddr::LargeFileBlock { .. } => {
+                depth == 0 && self.data == ResourceKind::FileBlock && family == Family::Vmfs6
+            }
+            BlockAddr::Resource { kind, .. } if depth > 0 => match kind {
+                ResourceKind::PointerBlock | ResourceKind::PointerBlock2 => true,
+                ResourceKind::SubBlock => family == Family::Vmfs6,
+                _ => false,
+            },
+            BlockAddr::Resource { kind, .. } => {
+                kind == ResourceKind::SubBlock && self.data == kind
+            }
+            BlockAddr::Hole | BlockAddr::Invalid(_) => false,
+        }
+    }
+
+    fn pointer_block(
+        &mut self,
+        round: &mut Round<'_, '_>,
+        slot: VolumeOffset,
+        addr: BlockAddr,
+        depth: u32,
+    ) {
+        let read = place_of(round, addr).and_then(|place| {
+            let mut bytes = vec![0; round.layout.pointer_block_size() as usize];
+            let read = round.volume.read(place, &mut bytes);
+            read.map(|()| (place, bytes)).map_err(|error| error.to_string())
+        });
+        match read {
+            Ok((place, bytes)) => {
+                self.entries(round, place, &bytes, depth - 1);
+            }
+            Err(error) => {
+                self.counts.incomplete = true;
+                round.check.lost_map = true;
+                let structure = format!("block map of file {}", self.fd);
+                let finding = Finding::new(Code::BlockMapUnreadable, structure, error);
+                round.found(finding.at_volume(slot.0));
+            }
+        }
+    }
+}
+
+/// Takes back every reference that a descriptor makes.
+pub(crate) fn release(round: &mut Round<'_, '_>, image: &FdImage) {
+    let layout = std::sync::Arc::clone(&round.layout);
+    let level = image.meta().zero_level();
+    if matches!(level, ZeroLevel::None | ZeroLevel::Resident) {
+        return;
+    }
+    let addresses = 0..layout.fd_address_count as usize;
+    let raws: Vec<u64> = addresses.map(|index| image.address(index)).collect();
+    release_all(round, &raws, level.depth());
+}
+
+fn release_all(round: &mut Round<'_, '_>, raws: &[u64], depth: u32) {
+    let layout = std::sync::Arc::clone(&round.layout);
+    for &raw in raws.iter().filter(|&&raw| raw != 0) {
+        let addr = BlockAddr::decode(raw, &layout);
+        let Some((kind, number)) = round.usage.number(addr) else {
+            continue;
+        };
+        // A pointer block that was given back already isn't followed again.
+        if depth > 0 && round.usage.is_used(kind, number) {
+            round.usage.give(addr);
+            let mut bytes = vec![0; layout.pointer_block_size() as usize];
+            let place = place_of(round, addr);
+            let read = place.map(|place| round.volume.read(place, &mut bytes));
+            if matches!(read, Ok(Ok(()))) {
+                let size = layout.address_size as usize;
+                let below: Vec<u64> = bytes.chunks_exact(size).map(little_endian).collect();
+                release_all(round, &below, depth - 1);
+            }
+        }
+        round.usage.give(addr);
+    }
+}
+
+/// Where the resource that an address names lies.
+pub(crate) fn place_of(round: &Round<'_, '_>, addr: BlockAddr) -> Result<VolumeOffset, String> {
+    let layout = &round.layout;
+    match addr {
+        BlockAddr::FileBlock { block, .. } => Ok(VolumeOffset(block << layout.file_block_shift)),
+        BlockAddr::LargeFileBlock { block, .. } => {
+            Ok(VolumeOffset(block << layout.large_block_shift))
+        }
+        BlockAddr::Resource {
+            kind,
+            cluster,
+            resource,
+            ..
+        } => {
+            let file = round.resources.file(kind);
+            let file = file.ok_or_else(|| format!("there are no {kind}s to be read"))?;
+            let place = file.locate(&round.reader, cluster, resource);
+            place.map_err(|error| error.to_string())
+        }
+        BlockAddr::Hole | BlockAddr::Invalid(_) => Err("no address".to_owned()),
+    }
+}
+
+/// An address in words.
+pub(crate) fn shown(addr: BlockAddr) -> String {
+    match addr {
+        BlockAddr::Hole => "a hole".to_owned(),
+        BlockAddr::FileBlock { block, .. } => format!("file block {block}"),
+        BlockAddr::LargeFileBlock { block, .. } => format!("large file block {block}"),
+        BlockAddr::Resource {
+            kind,
+            cluster,
+            resource,
+            ..
+        } => format!("{kind} {resource} of cluster {cluster}"),
+        BlockAddr::Invalid(raw) => format!("{raw:#x}"),
+    }
+}
+
+/// Reads a little-endian number of up to eight bytes.
+pub(crate) fn little_endian(bytes: &[u8]) -> u64 {
+    let bytes = bytes.iter().rev();
+    bytes.fold(0, |value, &byte| value << 8 | u64::from(byte))
+}

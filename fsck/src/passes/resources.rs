@@ -1,0 +1,170 @@
+//! Resource files: their descriptors, headers and geometry: docs/fsck/resources.md.
+
+mod geometry;
+
+use std::sync::Arc;
+
+use vmfs_core::format::{
+    At, Damage, Family, FdAddr, FdImage, FileMetadata, FsDescriptor, LockKind, ResourceHeader,
+    ResourceKind, SystemFile,
+};
+use vmfs_core::journal::MetaReader;
+use vmfs_core::lvm::VolumeOffset;
+use vmfs_core::resource::{BlockMap, MetaError, Place, PointerSources, ResourceFile, Resources};
+use zerocopy::IntoBytes;
+
+use super::mend;
+use crate::check::Check;
+use crate::code::Code;
+use crate::finding::Finding;
+use crate::plan::Stage;
+
+/// In the order of need: the map of each goes only through those before it.
+const ORDER: [(SystemFile, ResourceKind); 7] = [
+    (SystemFile::PointerBlocks2, ResourceKind::PointerBlock2),
+    (SystemFile::PointerBlocks, ResourceKind::PointerBlock),
+    (SystemFile::SubBlocks, ResourceKind::SubBlock),
+    (SystemFile::FileDescriptors, ResourceKind::FileDescriptor),
+    (SystemFile::FileBlocks, ResourceKind::LargeFileBlock),
+    (SystemFile::FileBlocks, ResourceKind::FileBlock),
+    (SystemFile::Journals, ResourceKind::JournalBlock),
+];
+
+/// Opens the resource files, mended if need be; `None` if there are no file descriptors to be found.
+pub(crate) fn open(
+    check: &mut Check<'_>,
+    reader: &Arc<MetaReader>,
+    fsd: &FsDescriptor,
+) -> Option<Resources> {
+    let family = reader.layout().family;
+    let mut sources = PointerSources::default();
+    for (file, kind) in ORDER {
+        let only_6 = matches!(
+            kind,
+            ResourceKind::LargeFileBlock | ResourceKind::JournalBlock
+        );
+        let none = family != Family::Vmfs6 && only_6
+            || family == Family::Vmfs3 && kind == ResourceKind::PointerBlock2
+            || kind == ResourceKind::PointerBlock2 && fsd.pb2_fd_addr.get() == 0;
+        if none {
+            continue;
+        }
+        // One that was upgraded from VMFS3 has this one elsewhere.
+        if kind == ResourceKind::PointerBlock2
+            && family == Family::Vmfs5
+            && !reader.layout().dense_sub_blocks
+        {
+            continue;
+        }
+        let opened = mended(check, reader, file, kind, &sources);
+        let opened = opened.map(Arc::new);
+        match kind {
+            ResourceKind::PointerBlock2 => sources.pointer_blocks2 = opened,
+            ResourceKind::PointerBlock => sources.pointer_blocks = opened,
+            ResourceKind::SubBlock => sources.sub_blocks = opened,
+            _ => {}
+        }
+    }
+    match Resources::open(reader, fsd) {
+        Ok(resources) => {
+            for (file, error) in &resources.problems {
+                unreadable(check, *file, error);
+            }
+            Some(resources)
+        }
+        Err(error) => {
+            unreadable(check, SystemFile::FileDescriptors, &error);
+            None
+        }
+    }
+}
+
+fn unreadable(check: &mut Check<'_>, file: SystemFile, error: &MetaError) {
+    check.found(Finding::new(
+        Code::ResourceFileUnreadable,
+        file.name(),
+        error.to_string(),
+    ));
+    check.lost_map = true;
+}
+
+/// Checks and mends descriptor and header of one resource file.
+fn mended(
+    check: &mut Check<'_>,
+    reader: &Arc<MetaReader>,
+    file: SystemFile,
+    kind: ResourceKind,
+    sources: &PointerSources,
+) -> Option<ResourceFile> {
+    let layout = reader.layout();
+    let fd = file.fd();
+    let place = VolumeOffset(layout.first_fd + u64::from(fd.resource()) * layout.fd_size);
+    let mut bytes = vec![0; layout.fd_size as usize];
+    reader.volume().read(place, &mut bytes).ok()?;
+    mend_descriptor(check, reader, fd, place, &mut bytes);
+    let meta = FileMetadata::parse(&bytes, fd, layout, At::Volume(place.0)).ok()?;
+    let map = BlockMap::new(meta, &bytes, place, layout);
+    let header_offset = if kind == ResourceKind::FileBlock && layout.family == Family::Vmfs6 {
+        4096
+    } else {
+        0
+    };
+    let length = size_of::<ResourceHeader>() as u64;
+    let run = map.run_at(reader, sources, header_offset, header_offset + length);
+    let Place::Data(at) = run.ok()?.place else {
+        return None;
+    };
+    let mut raw = [0; size_of::<ResourceHeader>()];
+    reader.volume().read(at, &mut raw).ok()?;
+    let found = ResourceHeader::parse(&raw, layout, At::Volume(at.0));
+    let wrong = geometry::differences(&raw, &found, kind, layout, &map, reader.volume().size());
+    if let Some((details, expected)) = wrong {
+        let finding = Finding::new(
+            Code::ResourceHeaderDamaged,
+            format!("header of {} ({kind}s)", file.name()),
+            details.join("; "),
+        )
+        .at_volume(at.0)
+        .repair("write the geometry that the format has for it");
+        if check.found(finding) {
+            check.plan.set_stage(Stage::Refer);
+            reader.volume().write(at, expected.as_bytes()).ok()?;
+            reader.drop_cached(at.0..at.0 + length);
+        }
+    }
+    ResourceFile::open(reader, kind, (fd, map), sources.clone(), header_offset).ok()
+}
+
+/// Mends the descriptor of a system file, which other passes rely on.
+fn mend_descriptor(
+    check: &mut Check<'_>,
+    reader: &Arc<MetaReader>,
+    fd: FdAddr,
+    place: VolumeOffset,
+    bytes: &mut Vec<u8>,
+) {
+    let layout = reader.layout();
+    let at = At::Volume(place.0);
+    let sound = FileMetadata::parse(bytes, fd, layout, at).map(|_| ());
+    let Err(damage) = sound else {
+        return;
+    };
+    let mut image = FdImage::from_bytes(layout, bytes.clone());
+    let fixed = mend::system_descriptor(layout, fd, &mut image);
+    let still: Result<(), Damage> =
+        FileMetadata::parse(image.bytes(), fd, layout, at).map(|_| ());
+    if !fixed || still.is_err() {
+        // Reported by whoever needs it.
+        return;
+    }
+    let finding = Finding::of_damage(Code::DescriptorDamaged, &fd.to_string(), &damage)
+        .repair("write what the other fields say");
+    if check.found(finding) {
+        mend::lock(&mut image, place.0, LockKind::FileDescriptor);
+        check.plan.set_stage(Stage::Refer);
+        if reader.volume().write(place, image.bytes()).is_ok() {
+            reader.drop_cached(place.0..place.0 + layout.fd_size);
+            *bytes = image.bytes().to_vec();
+        }
+    }
+}

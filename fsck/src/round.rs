@@ -1,0 +1,140 @@
+//! One round of passes over the volume as it is, or as the repairs so far will leave it.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+use vmfs_core::cluster::Host;
+use vmfs_core::format::{At, BlockAddr, FdAddr, FileKind, Layout};
+use vmfs_core::journal::MetaReader;
+use vmfs_core::lvm::{LvmError, Volume, VolumeOffset};
+use vmfs_core::resource::Resources;
+
+use crate::check::Check;
+use crate::finding::Finding;
+use crate::plan::Stage;
+use crate::usage::Usage;
+
+/// What later passes need to know of a file descriptor in use.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Seen {
+    pub(crate) kind: FileKind,
+    /// Whether it is a directory, as a system file may be.
+    pub(crate) is_directory: bool,
+    pub(crate) generation: u32,
+    /// How many names it says it has.
+    pub(crate) links: u32,
+    /// Which directory it says has it (VMFS6).
+    pub(crate) parent: u32,
+    /// Names found.
+    pub(crate) names: u32,
+    /// Subdirectories found in it.
+    pub(crate) subdirectories: u32,
+    /// The directory that was found to have it, for a directory.
+    pub(crate) found_in: Option<FdAddr>,
+}
+
+/// A second reference to a resource: where the address stands.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Claim {
+    pub(crate) fd: FdAddr,
+    /// Where the address stands on the volume.
+    pub(crate) slot: VolumeOffset,
+    pub(crate) addr: BlockAddr,
+    /// Levels above the data.
+    pub(crate) depth: u32,
+}
+
+/// Names of files whose entry goes, kept for /lost+found at most.
+const MAX_KNOWN_NAMES: usize = 100_000;
+
+/// The state that the passes share.
+pub(crate) struct Round<'c, 'a> {
+    pub(crate) check: &'c mut Check<'a>,
+    pub(crate) volume: Volume,
+    pub(crate) layout: Arc<Layout>,
+    pub(crate) reader: Arc<MetaReader>,
+    pub(crate) resources: Arc<Resources>,
+    /// The hosts on the volume.
+    pub(crate) hosts: Vec<Host>,
+    pub(crate) usage: Usage,
+    pub(crate) files: HashMap<FdAddr, Seen>,
+    /// Directories, in the order in which they are looked at.
+    pub(crate) directories: Vec<FdAddr>,
+    /// Descriptors in use that can't be decoded and stay so.
+    pub(crate) broken: HashSet<FdAddr>,
+    pub(crate) claims: Vec<Claim>,
+    /// Claims that aren't kept: they wait for the next round.
+    pub(crate) more_claims: u64,
+    pub(crate) known_names: HashMap<FdAddr, Vec<u8>>,
+    /// Where the search for a free resource goes on, by kind.
+    pub(crate) next_free: HashMap<vmfs_core::format::ResourceKind, u64>,
+}
+
+impl Round<'_, '_> {
+    /// Adds a finding; whether to repair it.
+    pub(crate) fn found(&mut self, finding: Finding) -> bool {
+        self.check.found(finding)
+    }
+
+    /// Plans a write to the volume.
+    pub(crate) fn write(
+        &mut self,
+        stage: Stage,
+        offset: VolumeOffset,
+        bytes: &[u8],
+    ) -> Result<(), LvmError> {
+        self.check.plan.set_stage(stage);
+        self.volume.write(offset, bytes)?;
+        self.reader
+            .drop_cached(offset.0..offset.0 + bytes.len() as u64);
+        Ok(())
+    }
+
+    /// Plans a write that can only fail if reading failed before.
+    pub(crate) fn put(&mut self, stage: Stage, offset: VolumeOffset, bytes: &[u8]) {
+        if let Err(error) = self.write(stage, offset, bytes) {
+            self.unreadable(offset, &error);
+        }
+    }
+
+    /// Notes that something on the volume can't be read.
+    pub(crate) fn unreadable(&mut self, offset: VolumeOffset, error: &LvmError) {
+        let finding = Finding::new(
+            crate::Code::BlockMapUnreadable,
+            "metadata",
+            error.to_string(),
+        );
+        self.found(finding.at(At::Volume(offset.0)));
+    }
+
+    /// Remembers the name of a file whose entry goes.
+    pub(crate) fn remember_name(&mut self, fd: FdAddr, name: &[u8]) {
+        if self.known_names.len() < MAX_KNOWN_NAMES && !name.is_empty() {
+            self.known_names.insert(fd, name.to_vec());
+        }
+    }
+
+    /// Where a file descriptor lies.
+    pub(crate) fn place_of(&self, fd: FdAddr) -> Option<VolumeOffset> {
+        let file = &self.resources.file_descriptors;
+        let (cluster, resource) = (fd.cluster().into(), fd.resource());
+        file.locate(&self.reader, cluster, resource).ok()
+    }
+
+    /// The bytes of a file descriptor.
+    pub(crate) fn read_fd(&self, place: VolumeOffset) -> Result<Vec<u8>, LvmError> {
+        let mut bytes = vec![0; self.layout.fd_size as usize];
+        self.volume.read(place, &mut bytes)?;
+        Ok(bytes)
+    }
+}
+
+/// The address under which a file descriptor is itself a resource.
+pub(crate) fn as_resource(fd: FdAddr) -> BlockAddr {
+    BlockAddr::Resource {
+        kind: vmfs_core::format::ResourceKind::FileDescriptor,
+        cluster: fd.cluster().into(),
+        resource: fd.resource(),
+        cow: false,
+    }
+}

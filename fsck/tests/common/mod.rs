@@ -1,0 +1,179 @@
+//! Damaged volumes, and repairing them without changing them.
+
+#![allow(dead_code, reason = "each test uses a part of it")]
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use fsck_vmfs::plan::Plan;
+use fsck_vmfs::{Code, FsckError, Mode, Options, Outcome, run};
+use vmfs_core::format::{FdAddr, Layout, ZeroLevel};
+use vmfs_core::fs::FileSystem;
+use vmfs_core::lvm::{open_luns, open_paths};
+use vmfs_core::scsi::{Access, FaultLun, FileLun, Lun};
+use vmfs_fixtures::{Fixture, Known, Kind, What};
+
+/// A volume that can be damaged, and what is where on it.
+pub(crate) struct Subject {
+    pub(crate) fixture: Fixture,
+    pub(crate) fs: FileSystem,
+}
+
+impl Subject {
+    pub(crate) fn new(kind: Kind) -> Self {
+        let fixture = kind.build().expect("fixture");
+        let volume = open_paths(&fixture.paths(), Access::ReadOnly).expect("volume");
+        let fs = FileSystem::open(volume).expect("file system");
+        Self { fixture, fs }
+    }
+
+    pub(crate) fn layout(&self) -> &Layout {
+        self.fs.layout()
+    }
+
+    pub(crate) fn write(&self, offset: u64, bytes: &[u8]) {
+        self.fixture.write(offset, bytes).expect("write");
+    }
+
+    pub(crate) fn read(&self, offset: u64, length: usize) -> Vec<u8> {
+        self.fixture.read(offset, length).expect("read")
+    }
+
+    /// Where a file descriptor lies.
+    pub(crate) fn place(&self, fd: FdAddr) -> u64 {
+        self.fs.inode(fd).expect("inode").offset().0
+    }
+
+    /// Where a field of a file descriptor's metadata lies.
+    pub(crate) fn field(&self, fd: FdAddr, offset: u64) -> u64 {
+        self.place(fd) + self.layout().fd_meta + offset
+    }
+
+    /// The regular files with file blocks in their address arrays, in the order of the manifest.
+    pub(crate) fn block_files(&self) -> Vec<FdAddr> {
+        self.files(|inode| {
+            inode.map().zero_level() == ZeroLevel::FileBlock
+                && inode.map().addresses().first().is_some_and(|&raw| raw != 0)
+        })
+    }
+
+    /// Regular files that `wanted` accepts.
+    pub(crate) fn files(&self, wanted: impl Fn(&vmfs_core::fs::Inode) -> bool) -> Vec<FdAddr> {
+        let files = self.fixture.manifest().iter();
+        let files = files.filter(|known| matches!(known.what, What::File(_)));
+        files
+            .map(|known| known.fd)
+            .filter(|&fd| wanted(&self.fs.inode(fd).expect("inode")))
+            .collect()
+    }
+
+    /// Where the entry of a file in /files lies on the volume.
+    pub(crate) fn entry_of(&self, fd: FdAddr) -> u64 {
+        let root = self.fs.resolve(b"/files", false).expect("/files");
+        let mut content = vec![0; root.length() as usize];
+        self.fs.read(&root, 0, &mut content).expect("read");
+        let raw = fd.raw().to_le_bytes();
+        // Behind the entries of the directory itself and the one above.
+        let start = if self.layout().md_block == 512 {
+            280
+        } else {
+            0x1_1000
+        };
+        let at = content[start..]
+            .windows(4)
+            .position(|bytes| bytes == raw)
+            .expect("an entry")
+            + start
+            - 4;
+        self.in_directory(&root, at as u64)
+    }
+
+    /// Where an offset in the root directory lies on the volume.
+    pub(crate) fn in_root(&self, offset: u64) -> u64 {
+        self.in_directory(&self.fs.root().expect("root"), offset)
+    }
+
+    /// Where an offset in a directory lies on the volume.
+    pub(crate) fn in_directory(&self, directory: &vmfs_core::fs::Inode, offset: u64) -> u64 {
+        let run = self.fs.run_at(directory, offset, offset + 1).expect("run");
+        match run.place {
+            vmfs_core::fs::Place::Data(place) => place.0,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// The devices as they are.
+    pub(crate) fn luns(&self) -> Vec<Arc<dyn Lun>> {
+        let open = |path| Arc::new(FileLun::open(path, Access::ReadOnly).expect("lun")) as _;
+        self.fixture.paths().iter().map(|path| open(path)).collect()
+    }
+
+    /// The devices, to be written to in memory.
+    pub(crate) fn scratch(&self) -> Vec<Arc<dyn Lun>> {
+        let plan = Arc::new(Plan::default());
+        let wrap = |lun| plan.wrap(lun) as Arc<dyn Lun>;
+        self.luns().into_iter().map(wrap).collect()
+    }
+}
+
+pub(crate) fn options() -> Options {
+    Options {
+        lease: std::time::Duration::from_millis(50),
+        ..Options::default()
+    }
+}
+
+pub(crate) fn repair(luns: &[Arc<dyn Lun>], mode: Mode) -> Result<Outcome, FsckError> {
+    run(luns, mode, &options(), &mut |_| {})
+}
+
+pub(crate) fn checked(luns: &[Arc<dyn Lun>]) -> Outcome {
+    repair(luns, Mode::Check).expect("a check")
+}
+
+pub(crate) fn codes(outcome: &Outcome) -> BTreeSet<&'static str> {
+    let codes = outcome.report.totals.keys();
+    codes.map(|code: &Code| code.name()).collect()
+}
+
+/// Repairs with the LUNs cut off after so many writes.
+pub(crate) fn cut_repair(luns: &[Arc<dyn Lun>], writes: u64) -> Result<Outcome, FsckError> {
+    let left = Arc::new(std::sync::atomic::AtomicU64::new(writes));
+    let cut: Vec<Arc<dyn Lun>> = luns
+        .iter()
+        .map(|lun| Arc::new(FaultLun::new(Arc::clone(lun), Arc::clone(&left))) as Arc<dyn Lun>)
+        .collect();
+    repair(&cut, Mode::Yes)
+}
+
+/// Whether the files of the manifest that aren't in `hit` have their names and hold what they did.
+pub(crate) fn intact(
+    luns: &[Arc<dyn Lun>],
+    manifest: &[Known],
+    hit: &[FdAddr],
+) -> Result<(), String> {
+    let fs = FileSystem::open(open_luns(luns.to_vec()).expect("volume")).expect("mounts");
+    let block = fs.layout().file_block_size();
+    for known in manifest.iter().filter(|known| !hit.contains(&known.fd)) {
+        let What::File(content) = &known.what else {
+            continue;
+        };
+        let inode = fs
+            .resolve(known.path.as_bytes(), false)
+            .map_err(|error| format!("{}: {error}", known.path))?;
+        if inode.length() != content.length() {
+            return Err(format!("{}: {} bytes", known.path, inode.length()));
+        }
+        // The ends, where data is in most of them.
+        let length = content.length();
+        for range in [0..length.min(1 << 16), length.saturating_sub(1 << 16)..length] {
+            let mut found = vec![0; (range.end - range.start) as usize];
+            fs.read(&inode, range.start, &mut found)
+                .map_err(|error| format!("{}: {error}", known.path))?;
+            if found != content.expected(range, block) {
+                return Err(format!("{}: other content", known.path));
+            }
+        }
+    }
+    Ok(())
+}
