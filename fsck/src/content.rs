@@ -4,9 +4,7 @@ use std::sync::Arc;
 
 use vmfs_core::file::FileError;
 use vmfs_core::file::entries::DirContent;
-use vmfs_core::format::{
-    At, Damage, FdAddr, FdImage, FileMetadata, ResourceKind, ZeroLevel,
-};
+use vmfs_core::format::{At, Damage, FdAddr, FdImage, FileMetadata, ResourceKind, ZeroLevel};
 use vmfs_core::lvm::VolumeOffset;
 use vmfs_core::resource::{BlockMap, MetaError, Place};
 
@@ -72,6 +70,20 @@ impl Content {
         Ok(())
     }
 
+    /// Whether nothing is allocated for a part of it.
+    pub(crate) fn is_hole(&self, round: &Round<'_, '_>, offset: u64, length: u64) -> bool {
+        if offset >= self.map.length() {
+            return true;
+        }
+        let sources = &round.resources.sources;
+        let run = self
+            .map
+            .run_at(&round.reader, sources, offset, offset + length);
+        run.is_ok_and(|run| {
+            run.place == Place::Hole && run.length >= length.min(self.length() - offset)
+        })
+    }
+
     /// Plans a write inside the length; holes can't be written to.
     pub(crate) fn write(
         &self,
@@ -123,7 +135,7 @@ impl Content {
         };
         let shift = self.image.meta().block_shift();
         let needed = length.div_ceil(1 << shift);
-        if needed > layout.fd_address_count {
+        if needed > layout.fd_address_count || alloc::size_of(round, kind) != 1 << shift {
             return Err(full().into());
         }
         let mut blocks = self.image.meta().blocks.get();
@@ -134,8 +146,7 @@ impl Content {
             let (addr, place) = alloc::resource(round, kind).ok_or_else(full)?;
             let zeros = vec![0; 1 << shift];
             round.write(Stage::New, place, &zeros)?;
-            self.image
-                .set_address(index as usize, addr.encode(&layout));
+            self.image.set_address(index as usize, addr.encode(&layout));
             blocks += 1;
         }
         // What a shorter directory left in its last block isn't part of a longer one.
@@ -169,6 +180,9 @@ impl Content {
             _ => return Ok(()),
         };
         let shift = self.image.meta().block_shift();
+        if alloc::size_of(round, kind) != 1 << shift {
+            return Err(full().into());
+        }
         let count = self.length().div_ceil(1 << shift);
         let count = count.min(layout.fd_address_count) as usize;
         let mut filled = 0;

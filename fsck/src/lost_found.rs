@@ -93,7 +93,10 @@ fn ensure(round: &mut Round<'_, '_>) -> Result<FdAddr, String> {
     })?;
     let layout = Arc::clone(&round.layout);
     let mut content = Content::open(round, fd)?;
-    let root = round.files.get(&FdAddr::ROOT).map_or(1, |seen| seen.generation);
+    let root = round
+        .files
+        .get(&FdAddr::ROOT)
+        .map_or(1, |seen| seen.generation);
     let mut editing = Editing {
         content: &mut content,
         round,
@@ -204,7 +207,8 @@ fn add(
     };
     let in_root = folder == FdAddr::ROOT;
     let hint = &mut DirHint::default();
-    entries::add(&mut editing, &layout, in_root, &entry, hint).map_err(|error| error.to_string())?;
+    entries::add(&mut editing, &layout, in_root, &entry, hint)
+        .map_err(|error| error.to_string())?;
     round.usage.mark(as_resource(fd));
     if let Some(seen) = round.files.get_mut(&fd) {
         seen.names += 1;
@@ -212,13 +216,20 @@ fn add(
             seen.found_in = Some(folder);
         }
     }
-    if seen.is_directory && let Some(folder) = round.files.get_mut(&folder) {
+    if seen.is_directory
+        && let Some(folder) = round.files.get_mut(&folder)
+    {
         folder.subdirectories += 1;
     }
-    if folder == FdAddr::ROOT && seen.is_directory
+    if folder == FdAddr::ROOT
+        && seen.is_directory
         && let Some(root) = round.files.get(&FdAddr::ROOT).copied()
     {
-        save_links(round, FdAddr::ROOT, root.names.max(1) + 1 + root.subdirectories);
+        save_links(
+            round,
+            FdAddr::ROOT,
+            root.names.max(1) + 1 + root.subdirectories,
+        );
     }
     Ok(())
 }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Parser;
-use fsck_vmfs::{Answer, FsckError, Finding, Mode, Options, Outcome, Pass, run};
+use fsck_vmfs::{Answer, Finding, FsckError, Mode, Options, Outcome, Pass, run};
 use vmfs_core::scsi::{self, Access, Lun};
 
 use cli::{Args, Kind};
@@ -66,7 +66,9 @@ fn work(args: &Args) -> Result<Outcome, Box<dyn std::error::Error>> {
         .collect::<Result<Vec<Arc<dyn Lun>>, _>>()?;
     let options = Options {
         undo: args.undo.clone(),
-        lease: args.lease.map_or(Options::default().lease, Duration::from_millis),
+        lease: args
+            .lease
+            .map_or(Options::default().lease, Duration::from_millis),
         ..Options::default()
     };
     let spinner = progress_spinner(args);
@@ -120,11 +122,18 @@ fn progress_spinner(args: &Args) -> indicatif::ProgressBar {
 fn question(finding: &Finding) -> Answer {
     let mut out = std::io::stderr();
     let _ = writeln!(out, "\n{finding}");
-    let _ = writeln!(out, "  repair: {}", finding.repair.as_deref().unwrap_or("none"));
+    let _ = writeln!(
+        out,
+        "  repair: {}",
+        finding.repair.as_deref().unwrap_or("none")
+    );
     let loss = finding.loss.as_deref().unwrap_or("nothing");
     let _ = writeln!(out, "  what may be lost: {loss}");
     loop {
-        let _ = write!(out, "  repair it? [y]es, [n]o, [a]ll from here on, [q]uit and write nothing: ");
+        let _ = write!(
+            out,
+            "  repair it? [y]es, [n]o, [a]ll from here on, [q]uit and write nothing: "
+        );
         let _ = out.flush();
         let mut line = String::new();
         match std::io::stdin().read_line(&mut line) {

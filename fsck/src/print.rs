@@ -56,7 +56,10 @@ pub(crate) fn text(out: &mut dyn Write, outcome: &Outcome, args: &Args) -> io::R
         finding_line(out, finding, outcome, args)?;
     }
     for (code, total) in &report.totals {
-        let shown = report.findings.iter().filter(|finding| finding.code == *code);
+        let shown = report
+            .findings
+            .iter()
+            .filter(|finding| finding.code == *code);
         let shown = shown.count() as u64;
         if *total > shown {
             writeln!(out, "{code}: {} more", total - shown)?;
@@ -109,7 +112,9 @@ fn finding_line(
         Some(repair) if args.verbose => write!(out, "; repair: {repair}")?,
         _ => {}
     }
-    if args.verbose && let Some(loss) = &finding.loss {
+    if args.verbose
+        && let Some(loss) = &finding.loss
+    {
         write!(out, "; may lose {loss}")?;
     }
     writeln!(out)

@@ -56,7 +56,9 @@ pub enum UndoError {
         path: String,
     },
     /// It is of other devices.
-    #[error("undo file {path} is of {expected}, not of {found}; give the devices that were repaired, in any order")]
+    #[error(
+        "undo file {path} is of {expected}, not of {found}; give the devices that were repaired, in any order"
+    )]
     OtherDevices {
         /// Its path.
         path: String,
@@ -66,7 +68,9 @@ pub enum UndoError {
         found: String,
     },
     /// The volume was changed since the repair.
-    #[error("{sectors} sectors were changed since the repair, the first at {device} offset {offset:#x}; --force restores the old ones all the same")]
+    #[error(
+        "{sectors} sectors were changed since the repair, the first at {device} offset {offset:#x}; --force restores the old ones all the same"
+    )]
     Changed {
         /// How many.
         sectors: u64,
@@ -250,7 +254,10 @@ impl Recorder {
             })?;
             let alone = known.len() == 1;
             let fits = known.len() == luns.len()
-                && known.iter().zip(luns).all(|(id, lun)| id.fits(&**lun, alone));
+                && known
+                    .iter()
+                    .zip(luns)
+                    .all(|(id, lun)| id.fits(&**lun, alone));
             if !fits {
                 return Err(other_devices(&shown, &known, luns));
             }
@@ -268,7 +275,13 @@ impl Recorder {
 
     /// Notes that `old` at `offset` of `device` will become `new`; widened to whole sectors by the
     /// caller.
-    pub(crate) fn record(&self, device: u32, offset: u64, old: &[u8], new: &[u8]) -> io::Result<()> {
+    pub(crate) fn record(
+        &self,
+        device: u32,
+        offset: u64,
+        old: &[u8],
+        new: &[u8],
+    ) -> io::Result<()> {
         let mut file = self.file.lock();
         for (index, (old, new)) in old
             .chunks(MAX_LENGTH as usize)

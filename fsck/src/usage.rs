@@ -1,4 +1,4 @@
-use std::collections::{BTreeMap, HashSet};
+use std::collections::HashSet;
 
 use vmfs_core::format::{BlockAddr, Layout, ResourceKind};
 use vmfs_core::resource::Resources;
@@ -17,7 +17,8 @@ const MAX_TRACKED: u64 = 1 << 28;
 /// Which resources are referred to.
 #[derive(Debug, Default)]
 pub(crate) struct Usage {
-    kinds: BTreeMap<ResourceKind, Bits>,
+    /// By the number of the kind.
+    kinds: [Bits; 8],
     small_per_large: u64,
     /// Resources that a repair has taken: they will be marked used without being wrong.
     taken: HashSet<(ResourceKind, u64)>,
@@ -39,7 +40,7 @@ pub(crate) enum Marked {
 impl Usage {
     /// An empty account of all resource files, on a volume of `volume` bytes.
     pub(crate) fn new(resources: &Resources, layout: &Layout, volume: u64) -> Self {
-        let mut kinds = BTreeMap::new();
+        let mut kinds: [Bits; 8] = Default::default();
         for file in resources.iter() {
             let header = file.header();
             // A damaged header can't make the account larger than the volume has room for.
@@ -54,7 +55,7 @@ impl Usage {
                 count,
                 used: vec![0; count.div_ceil(64) as usize],
             };
-            kinds.insert(file.kind(), bits);
+            kinds[file.kind() as usize] = bits;
         }
         let small_per_large = 1 << (layout.large_block_shift - layout.file_block_shift);
         Self {
@@ -77,7 +78,7 @@ impl Usage {
                 resource,
                 ..
             } => {
-                let per_cluster = self.kinds.get(&kind)?.per_cluster;
+                let per_cluster = self.kinds[kind as usize].per_cluster;
                 if u64::from(resource) >= per_cluster {
                     return None;
                 }
@@ -95,8 +96,7 @@ impl Usage {
         let Some((kind, index)) = self.number(addr) else {
             return Marked::OutOfRange;
         };
-        let within = self.kinds.get(&kind).is_some_and(|bits| index < bits.count);
-        if !within {
+        if index >= self.kinds[kind as usize].count {
             return Marked::OutOfRange;
         }
         if self.is_used(kind, index) || self.has_parts_in_use(kind, index) {
@@ -104,6 +104,12 @@ impl Usage {
         }
         self.set(kind, index, true);
         Marked::First
+    }
+
+    /// Whether there is such a resource.
+    pub(crate) fn exists(&self, addr: BlockAddr) -> bool {
+        let number = self.number(addr);
+        number.is_some_and(|(kind, index)| index < self.count(kind))
     }
 
     /// Notes that a repair has taken a resource.
@@ -133,12 +139,10 @@ impl Usage {
     /// Whether the resource with this number in its file is referred to; a small file block is
     /// also used by the large one around it.
     pub(crate) fn is_used(&self, kind: ResourceKind, index: u64) -> bool {
-        let own = self.kinds.get(&kind).is_some_and(|bits| bits.get(index));
-        own || kind == ResourceKind::FileBlock
-            && self
-                .kinds
-                .get(&ResourceKind::LargeFileBlock)
-                .is_some_and(|bits| bits.get(index / self.small_per_large))
+        self.kinds[kind as usize].get(index)
+            || kind == ResourceKind::FileBlock
+                && self.kinds[ResourceKind::LargeFileBlock as usize]
+                    .get(index / self.small_per_large)
     }
 
     /// Whether a large file block has small ones in it that are referred to.
@@ -146,22 +150,27 @@ impl Usage {
         if kind != ResourceKind::LargeFileBlock {
             return false;
         }
-        let Some(small) = self.kinds.get(&ResourceKind::FileBlock) else {
-            return false;
-        };
+        let small = &self.kinds[ResourceKind::FileBlock as usize];
         let first = index * self.small_per_large;
-        (first..first + self.small_per_large).any(|block| small.get(block))
+        let mut blocks = first..(first + self.small_per_large).min(small.count);
+        if self.small_per_large.is_multiple_of(64) {
+            let words = (first / 64) as usize..blocks.end.div_ceil(64) as usize;
+            let words = small.used.get(words);
+            return words.is_some_and(|words| words.iter().any(|&word| word != 0));
+        }
+        blocks.any(|block| small.get(block))
     }
 
     /// Resources of a kind that are accounted for.
     pub(crate) fn count(&self, kind: ResourceKind) -> u64 {
-        self.kinds.get(&kind).map_or(0, |bits| bits.count)
+        self.kinds[kind as usize].count
     }
 
     fn set(&mut self, kind: ResourceKind, index: u64, used: bool) {
-        let Some(bits) = self.kinds.get_mut(&kind).filter(|bits| index < bits.count) else {
+        let bits = &mut self.kinds[kind as usize];
+        if index >= bits.count {
             return;
-        };
+        }
         let (word, bit) = ((index / 64) as usize, 1 << (index % 64));
         if let Some(word) = bits.used.get_mut(word) {
             if used {

@@ -10,7 +10,13 @@ use vmfs_fixtures::Kind;
 
 #[test]
 fn nothing_is_found_on_volumes_that_are_whole() {
-    for kind in [Kind::Small6, Kind::Small5, Kind::Vmfs3, Kind::Span, Kind::Demo] {
+    for kind in [
+        Kind::Small6,
+        Kind::Small5,
+        Kind::Vmfs3,
+        Kind::Span,
+        Kind::Demo,
+    ] {
         let report = check(&Subject::new(kind).fs, &mut |_| {});
         assert!(report.is_clean(), "{kind:?}: {:#?}", report.findings);
         assert!(report.descriptors > 4 && report.addresses > 4, "{kind:?}");

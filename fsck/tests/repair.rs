@@ -19,7 +19,10 @@ fn link_count(s: &Subject) -> Vec<FdAddr> {
 }
 
 fn block_count(s: &Subject) -> Vec<FdAddr> {
-    s.write(s.field(s.block_files()[0], 0x24), &[99, 0, 0, 0, 0, 0, 0, 0]);
+    s.write(
+        s.field(s.block_files()[0], 0x24),
+        &[99, 0, 0, 0, 0, 0, 0, 0],
+    );
     Vec::new()
 }
 
@@ -29,19 +32,32 @@ fn bit(s: &Subject, kind: ResourceKind, cluster: u64, resource: u32) -> (u64, u3
     let file = store.resources().file(kind).expect("file");
     let (_, place) = file.cluster(store.reader(), cluster).expect("cluster");
     let bitmap = if s.layout().md_block == 512 { 16 } else { 0x80 };
-    (place.0 + s.layout().md_block + bitmap + u64::from(resource / 8), resource % 8)
+    (
+        place.0 + s.layout().md_block + bitmap + u64::from(resource / 8),
+        resource % 8,
+    )
 }
 
 fn descriptor_marked_free(s: &Subject) -> Vec<FdAddr> {
     let fd = s.block_files()[0];
-    let (at, bit) = bit(s, ResourceKind::FileDescriptor, fd.cluster().into(), fd.resource());
+    let (at, bit) = bit(
+        s,
+        ResourceKind::FileDescriptor,
+        fd.cluster().into(),
+        fd.resource(),
+    );
     s.write(at, &[s.read(at, 1)[0] | 1 << bit]);
     Vec::new()
 }
 
 fn descriptor_marked_used(s: &Subject) -> Vec<FdAddr> {
     let unused = unused_fd(s);
-    let (at, bit) = bit(s, ResourceKind::FileDescriptor, unused.cluster().into(), unused.resource());
+    let (at, bit) = bit(
+        s,
+        ResourceKind::FileDescriptor,
+        unused.cluster().into(),
+        unused.resource(),
+    );
     s.write(at, &[s.read(at, 1)[0] & !(1 << bit)]);
     Vec::new()
 }
@@ -49,7 +65,10 @@ fn descriptor_marked_used(s: &Subject) -> Vec<FdAddr> {
 fn write_address(s: &Subject, fd: FdAddr, addr: BlockAddr) {
     let layout = s.layout();
     let bytes = addr.encode(layout).to_le_bytes();
-    s.write(s.place(fd) + layout.fd_addresses, &bytes[..layout.address_size as usize]);
+    s.write(
+        s.place(fd) + layout.fd_addresses,
+        &bytes[..layout.address_size as usize],
+    );
 }
 
 fn shared_block(s: &Subject) -> Vec<FdAddr> {
@@ -60,30 +79,49 @@ fn shared_block(s: &Subject) -> Vec<FdAddr> {
 }
 
 fn block_of_a_system_file(s: &Subject) -> Vec<FdAddr> {
-    let fdc = s.fs.inode(SystemFile::FileDescriptors.fd()).expect(".fdc.sf");
+    let fdc =
+        s.fs.inode(SystemFile::FileDescriptors.fd())
+            .expect(".fdc.sf");
     let file = s.block_files()[0];
-    write_address(s, file, BlockAddr::decode(fdc.map().addresses()[0], s.layout()));
+    write_address(
+        s,
+        file,
+        BlockAddr::decode(fdc.map().addresses()[0], s.layout()),
+    );
     vec![file]
 }
 
 fn address_to_nowhere(s: &Subject) -> Vec<FdAddr> {
     let file = s.block_files()[0];
-    let addr = BlockAddr::FileBlock { block: 40_000_000, tbz: 0, cow: false };
+    let addr = BlockAddr::FileBlock {
+        block: 40_000_000,
+        tbz: 0,
+        cow: false,
+    };
     write_address(s, file, addr);
     vec![file]
 }
 
 fn cluster_header_overwritten(s: &Subject) -> Vec<FdAddr> {
     let store = s.fs.store();
-    let file = store.resources().file(ResourceKind::SubBlock).expect(".sbc.sf");
+    let file = store
+        .resources()
+        .file(ResourceKind::SubBlock)
+        .expect(".sbc.sf");
     let (_, place) = file.cluster(store.reader(), 0).expect("a cluster");
-    s.write(place.0, &vec![0xff; s.layout().cluster_header_size() as usize]);
+    s.write(
+        place.0,
+        &vec![0xff; s.layout().cluster_header_size() as usize],
+    );
     Vec::new()
 }
 
 fn descriptor_cluster_overwritten(s: &Subject) -> Vec<FdAddr> {
     let store = s.fs.store();
-    let file = store.resources().file(ResourceKind::FileDescriptor).expect(".fdc.sf");
+    let file = store
+        .resources()
+        .file(ResourceKind::FileDescriptor)
+        .expect(".fdc.sf");
     let (_, place) = file.cluster(store.reader(), 0).expect("a cluster");
     s.write(place.0 + s.layout().md_block, &vec![0xee; 512]);
     Vec::new()
@@ -91,7 +129,10 @@ fn descriptor_cluster_overwritten(s: &Subject) -> Vec<FdAddr> {
 
 fn free_count(s: &Subject) -> Vec<FdAddr> {
     let store = s.fs.store();
-    let file = store.resources().file(ResourceKind::FileBlock).expect(".fbb.sf");
+    let file = store
+        .resources()
+        .file(ResourceKind::FileBlock)
+        .expect(".fbb.sf");
     let (_, place) = file.cluster(store.reader(), 0).expect("a cluster");
     let field = if s.layout().md_block == 512 { 8 } else { 0x22 };
     s.write(place.0 + s.layout().md_block + field, &[3, 0]);
@@ -115,7 +156,12 @@ fn descriptor_fields(s: &Subject) -> Vec<FdAddr> {
 }
 
 fn unused_fd(s: &Subject) -> FdAddr {
-    let clusters = s.fs.store().resources().file_descriptors.header().clusters();
+    let clusters =
+        s.fs.store()
+            .resources()
+            .file_descriptors
+            .header()
+            .clusters();
     FdAddr::new(clusters as u32 - 1, 5)
 }
 
@@ -142,7 +188,11 @@ fn entry_of_another_generation(s: &Subject) -> Vec<FdAddr> {
 
 fn name_overwritten(s: &Subject) -> Vec<FdAddr> {
     let file = in_folder(s);
-    let name = if s.layout().family == Family::Vmfs6 { 0x18 } else { 0x0c };
+    let name = if s.layout().family == Family::Vmfs6 {
+        0x18
+    } else {
+        0x0c
+    };
     s.write(s.entry_of(file) + name, b"a/b\0");
     vec![file]
 }
@@ -166,13 +216,21 @@ fn root_descriptor(s: &Subject) -> Vec<FdAddr> {
 }
 
 fn resource_header(s: &Subject) -> Vec<FdAddr> {
-    let file = s.fs.store().resources().file(ResourceKind::SubBlock).expect(".sbc.sf");
+    let file =
+        s.fs.store()
+            .resources()
+            .file(ResourceKind::SubBlock)
+            .expect(".sbc.sf");
     s.write(file.header_place().0, &[0x77; 24]);
     Vec::new()
 }
 
 fn block_bitmap_header(s: &Subject) -> Vec<FdAddr> {
-    let file = s.fs.store().resources().file(ResourceKind::FileBlock).expect(".fbb.sf");
+    let file =
+        s.fs.store()
+            .resources()
+            .file(ResourceKind::FileBlock)
+            .expect(".fbb.sf");
     s.write(file.header_place().0 + 4, &[0x77; 24]);
     Vec::new()
 }
@@ -192,31 +250,90 @@ fn locks(s: &Subject) -> Vec<FdAddr> {
 }
 
 fn heartbeat(s: &Subject) -> Vec<FdAddr> {
-    s.write(s.layout().heartbeats + 3 * s.layout().heartbeat_size, &[0x42; 24]);
+    s.write(
+        s.layout().heartbeats + 3 * s.layout().heartbeat_size,
+        &[0x42; 24],
+    );
     Vec::new()
 }
 
 const ALL: &[(&str, Damage, &[&str])] = &[
     ("link count", link_count, &["link-count-wrong"]),
     ("block count", block_count, &["block-count-wrong"]),
-    ("descriptor marked free", descriptor_marked_free, &["free-count-wrong", "referenced-but-free"]),
-    ("descriptor marked used", descriptor_marked_used, &["free-count-wrong", "unreferenced"]),
+    (
+        "descriptor marked free",
+        descriptor_marked_free,
+        &["free-count-wrong", "referenced-but-free"],
+    ),
+    (
+        "descriptor marked used",
+        descriptor_marked_used,
+        &["free-count-wrong", "unreferenced"],
+    ),
     ("shared block", shared_block, &["duplicate", "unreferenced"]),
-    ("block of a system file", block_of_a_system_file, &["duplicate", "unreferenced"]),
-    ("address to nowhere", address_to_nowhere, &["block-count-wrong", "lost-data", "out-of-range"]),
-    ("cluster header", cluster_header_overwritten, &["cluster-unreadable", "lock-damaged"]),
-    ("cluster of descriptors", descriptor_cluster_overwritten, &["cluster-unreadable"]),
+    (
+        "block of a system file",
+        block_of_a_system_file,
+        &["duplicate", "unreferenced"],
+    ),
+    (
+        "address to nowhere",
+        address_to_nowhere,
+        &["block-count-wrong", "lost-data", "out-of-range"],
+    ),
+    (
+        "cluster header",
+        cluster_header_overwritten,
+        &["cluster-unreadable", "lock-damaged"],
+    ),
+    (
+        "cluster of descriptors",
+        descriptor_cluster_overwritten,
+        &["cluster-unreadable"],
+    ),
     ("free count", free_count, &["free-count-wrong"]),
-    ("descriptor overwritten", descriptor_overwritten, &["descriptor-unreadable", "entry-dangling", "lost-data"]),
-    ("descriptor fields", descriptor_fields, &["descriptor-damaged"]),
-    ("entry names another", entry_names_another, &["entry-dangling", "unreachable"]),
-    ("entry of another generation", entry_of_another_generation, &["entry-mismatch"]),
-    ("name overwritten", name_overwritten, &["entry-damaged", "unreachable"]),
+    (
+        "descriptor overwritten",
+        descriptor_overwritten,
+        &["descriptor-unreadable", "entry-dangling", "lost-data"],
+    ),
+    (
+        "descriptor fields",
+        descriptor_fields,
+        &["descriptor-damaged"],
+    ),
+    (
+        "entry names another",
+        entry_names_another,
+        &["entry-dangling", "unreachable"],
+    ),
+    (
+        "entry of another generation",
+        entry_of_another_generation,
+        &["entry-mismatch"],
+    ),
+    (
+        "name overwritten",
+        name_overwritten,
+        &["entry-damaged", "unreachable"],
+    ),
     ("structure of the root", structure_of_the_root, &[]),
     ("root descriptor", root_descriptor, &[]),
-    ("resource header", resource_header, &["resource-header-damaged"]),
-    ("block bitmap header", block_bitmap_header, &["resource-header-damaged"]),
-    ("file system descriptor", fs_descriptor, &["fs-descriptor-damaged"]),
+    (
+        "resource header",
+        resource_header,
+        &["resource-header-damaged"],
+    ),
+    (
+        "block bitmap header",
+        block_bitmap_header,
+        &["resource-header-damaged"],
+    ),
+    (
+        "file system descriptor",
+        fs_descriptor,
+        &["fs-descriptor-damaged"],
+    ),
     ("lock", locks, &["lock-damaged"]),
     ("heartbeat", heartbeat, &["heartbeat-damaged"]),
 ];
@@ -240,7 +357,10 @@ fn finds_and_repairs(kind: Kind) {
         let found = codes(&before);
         let expected: BTreeSet<&str> = expected.iter().copied().collect();
         if !expected.is_empty() && found != expected {
-            wrong.push(format!("{name}: {found:?}, expected {expected:?}: {:#?}", before.report.findings));
+            wrong.push(format!(
+                "{name}: {found:?}, expected {expected:?}: {:#?}",
+                before.report.findings
+            ));
         }
         let luns = subject.scratch();
         let repaired = repair(&luns, Mode::Yes).expect("a repair");

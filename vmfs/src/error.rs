@@ -33,6 +33,9 @@ pub(crate) enum Error {
     /// The file system could not be grown.
     #[error("{0}")]
     Grow(String),
+    /// A repair could not be undone.
+    #[error("{0}")]
+    Undo(Box<fsck_vmfs::undo::UndoError>),
     /// The output could not be written.
     #[error("{0}")]
     Output(#[from] io::Error),

@@ -12,6 +12,7 @@ mod lvm;
 mod output;
 mod stat;
 mod target;
+mod undo;
 
 use std::process::ExitCode;
 
@@ -70,6 +71,8 @@ enum Command {
     Lun(lun::Args),
     /// Works on the devices of volumes
     Lvm(lvm::Args),
+    /// Puts back what a repair by fsck.vmfs has overwritten
+    Undo(undo::Args),
 }
 
 /// What every command is given.
@@ -105,6 +108,7 @@ fn main() -> ExitCode {
         Command::Dump(args) => dump::run(&args, &common),
         Command::Lun(args) => lun::run(&args, &common),
         Command::Lvm(args) => lvm::run(&args, &common),
+        Command::Undo(args) => undo::run(&args, &common),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

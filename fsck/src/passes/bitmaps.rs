@@ -5,9 +5,7 @@ mod large;
 
 use std::sync::Arc;
 
-use vmfs_core::format::{
-    At, ClusterHeader, ClusterImage, Family, LockKind, ResourceKind,
-};
+use vmfs_core::format::{At, ClusterHeader, ClusterImage, Family, LockKind, ResourceKind};
 use vmfs_core::lvm::VolumeOffset;
 use vmfs_core::resource::ResourceFile;
 
@@ -137,12 +135,7 @@ fn counts(
     }
 }
 
-fn save(
-    round: &mut Round<'_, '_>,
-    place: VolumeOffset,
-    image: &mut ClusterImage,
-    stage: Stage,
-) {
+fn save(round: &mut Round<'_, '_>, place: VolumeOffset, image: &mut ClusterImage, stage: Stage) {
     let md = round.layout.md_block;
     let bytes = image.bytes()[md as usize..].to_vec();
     round.put(stage, place + md, &bytes);
@@ -187,9 +180,9 @@ fn differences(
 ) {
     let kind = file.kind();
     let first = cluster * u64::from(file.header().resources_per_cluster.get());
-    let mut marked = before.clone();
+    // Most clusters stay as they are.
+    let mut marked: Option<ClusterImage> = None;
     let mut released = None;
-    let mut changed = false;
     for resource in 0..header.total {
         let number = first + u64::from(resource);
         let referenced = round.usage.is_used(kind, number);
@@ -203,8 +196,9 @@ fn differences(
                 free,
                 converted: header.state(resource) & CONVERTED != 0,
             };
-            if large::compare(round, &state, (cluster, place), &mut marked) {
-                changed = true;
+            let mut image = marked.clone().unwrap_or_else(|| before.clone());
+            if large::compare(round, &state, (cluster, place), &mut image) {
+                marked = Some(image);
                 count.differing += 1;
                 continue;
             }
@@ -220,8 +214,7 @@ fn differences(
         count.differing += 1;
         if referenced {
             if round.usage.is_taken(kind, number) {
-                marked.take(resource);
-                changed = true;
+                marked.get_or_insert_with(|| before.clone()).take(resource);
                 continue;
             }
             let finding = Finding::new(
@@ -232,8 +225,7 @@ fn differences(
             .at_volume(place.0)
             .repair("mark it used");
             if round.found(finding) {
-                marked.take(resource);
-                changed = true;
+                marked.get_or_insert_with(|| before.clone()).take(resource);
             }
             continue;
         }
@@ -249,17 +241,20 @@ fn differences(
         .at_volume(place.0)
         .repair("mark it free");
         if round.check.lost_map || !round.broken.is_empty() {
-            finding = finding.uncertain().loses("its content, if a damaged file had it");
+            finding = finding
+                .uncertain()
+                .loses("its content, if a damaged file had it");
         }
         if round.found(finding) {
             released.get_or_insert_with(Vec::new).push(resource);
         }
     }
-    if changed {
+    if let Some(marked) = &mut marked {
         marked.mend(cluster);
-        save(round, place, &mut marked, Stage::Mark);
+        save(round, place, marked, Stage::Mark);
     }
     if let Some(released) = released {
+        let mut marked = marked.unwrap_or_else(|| before.clone());
         for resource in released {
             marked.give_back(resource);
             if round.layout.family == Family::Vmfs6 {

@@ -250,7 +250,10 @@ fn parent(round: &mut Round<'_, '_>, fd: FdAddr, seen: Seen) {
     let finding = Finding::new(
         Code::ParentWrong,
         format!("file descriptor {fd}"),
-        format!("it names {:#x} as its directory, expected {above}", seen.parent),
+        format!(
+            "it names {:#x} as its directory, expected {above}",
+            seen.parent
+        ),
     )
     .at_volume(place.0)
     .repair("write the directory that has it");

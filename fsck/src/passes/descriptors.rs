@@ -73,8 +73,7 @@ fn descriptor(round: &mut Round<'_, '_>, fd: FdAddr, marked: bool) {
         Err(error) => {
             round.broken.insert(fd);
             let structure = format!("file descriptor {fd}");
-            let finding =
-                Finding::new(Code::DescriptorUnreadable, structure, error.to_string());
+            let finding = Finding::new(Code::DescriptorUnreadable, structure, error.to_string());
             round.found(finding.at_volume(place.0));
             return;
         }
@@ -86,9 +85,7 @@ fn descriptor(round: &mut Round<'_, '_>, fd: FdAddr, marked: bool) {
         return;
     }
     let mut image = FdImage::from_bytes(&layout, bytes.clone());
-    if !marked
-        && FileMetadata::parse(&bytes, fd, &layout, At::Volume(place.0)).is_err()
-    {
+    if !marked && FileMetadata::parse(&bytes, fd, &layout, At::Volume(place.0)).is_err() {
         // Without a bit that says it is in use, only a sound one is believed.
         return;
     }

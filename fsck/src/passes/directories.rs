@@ -40,11 +40,7 @@ fn directory(round: &mut Round<'_, '_>, fd: FdAddr) {
         }
     });
     if let Err(error) = looked {
-        let finding = Finding::new(
-            Code::DirectoryUnreadable,
-            format!("directory {fd}"),
-            error,
-        );
+        let finding = Finding::new(Code::DirectoryUnreadable, format!("directory {fd}"), error);
         round.found(finding);
     }
 }
@@ -53,17 +49,14 @@ fn directory(round: &mut Round<'_, '_>, fd: FdAddr) {
 fn length(round: &mut Round<'_, '_>, content: &mut Content) {
     let found = content.length();
     let (unit, start) = match round.layout.family {
-        Family::Vmfs6 => (
-            round.layout.md_block,
-            vmfs_core::format::DIR_BLOCKS_START,
-        ),
+        Family::Vmfs6 => (round.layout.md_block, vmfs_core::format::DIR_BLOCKS_START),
         Family::Vmfs3 | Family::Vmfs5 => (vmfs_core::format::DirEntry5::SIZE, 0),
     };
     let whole = found >= start && (found - start).is_multiple_of(unit);
-    if whole && found <= MAX_DIRECTORY {
+    let most = mapped(round, content).min(MAX_DIRECTORY);
+    if whole && found <= most {
         return;
     }
-    let most = mapped(round, content).min(MAX_DIRECTORY);
     // What lies behind a length that is a little off is still there: blocks and entries tell.
     let up = if found > most { most } else { found };
     let expected = start + up.saturating_sub(start).div_ceil(unit) * unit;
@@ -75,7 +68,7 @@ fn length(round: &mut Round<'_, '_>, content: &mut Content) {
     let finding = Finding::new(
         Code::DirectoryStructure,
         format!("directory {}", content.fd),
-        format!("its length is {found:#x}, expected {start:#x} and whole units of {unit}"),
+        format!("its length is {found:#x}, expected {start:#x} and whole units of {unit}, up to {most:#x}"),
     )
     .at_volume(content.place.0)
     .repair(format!("make it {expected:#x}"));

@@ -103,7 +103,7 @@ fn copy(round: &mut Round<'_, '_>, addr: BlockAddr, depth: u32) -> Option<BlockA
             (BlockAddr::LargeFileBlock { block, .. }, Some((last, copied))) if block == last => {
                 copied
             }
-            _ if round.usage.number(child).is_none() => BlockAddr::Hole,
+            _ if !round.usage.exists(child) => BlockAddr::Hole,
             _ => copy(round, child, depth - 1)?,
         };
         if let BlockAddr::LargeFileBlock { block, .. } = child {

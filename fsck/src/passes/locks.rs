@@ -90,6 +90,6 @@ fn is_held(round: &Round<'_, '_>, lock: &DiskLock) -> bool {
     };
     let used = lock.holder_count.get() as usize;
     let holders = lock.holders.iter().take(used);
-    there(lock.heartbeat.get(), lock.heartbeat_generation.get())
-        || { holders }.any(|holder| there(holder.heartbeat.get(), holder.generation.get()))
+    there(lock.heartbeat.get(), lock.heartbeat_generation.get()) || { holders }
+        .any(|holder| there(holder.heartbeat.get(), holder.generation.get()))
 }

@@ -113,7 +113,11 @@ impl Walk {
         let detail = format!(
             "{} of {all} addresses of this {} can't be right, the first {}",
             invalid.len(),
-            if depth < self.depth { "pointer block" } else { "address array" },
+            if depth < self.depth {
+                "pointer block"
+            } else {
+                "address array"
+            },
             first.reason
         );
         let finding = Finding::new(first.code, structure, detail)
@@ -138,10 +142,14 @@ impl Walk {
         raw: u64,
         depth: u32,
     ) -> Result<(), (Code, String)> {
-        let layout = std::sync::Arc::clone(&round.layout);
-        let addr = BlockAddr::decode(raw, &layout);
-        if !self.may_stand(addr, depth, layout.family) || addr.encode(&layout) != raw {
-            let expected = if depth > 0 { "a pointer block" } else { "a block of data" };
+        let layout = &*round.layout;
+        let addr = BlockAddr::decode(raw, layout);
+        if !self.may_stand(addr, depth, layout.family) || addr.encode(layout) != raw {
+            let expected = if depth > 0 {
+                "a pointer block"
+            } else {
+                "a block of data"
+            };
             return Err((
                 Code::AddressWrongType,
                 format!("{raw:#x} at {slot}, expected {expected}"),
@@ -217,9 +225,7 @@ impl Walk {
                 ResourceKind::SubBlock => family == Family::Vmfs6,
                 _ => false,
             },
-            BlockAddr::Resource { kind, .. } => {
-                kind == ResourceKind::SubBlock && self.data == kind
-            }
+            BlockAddr::Resource { kind, .. } => kind == ResourceKind::SubBlock && self.data == kind,
             BlockAddr::Hole | BlockAddr::Invalid(_) => false,
         }
     }
@@ -234,7 +240,8 @@ impl Walk {
         let read = place_of(round, addr).and_then(|place| {
             let mut bytes = vec![0; round.layout.pointer_block_size() as usize];
             let read = round.volume.read(place, &mut bytes);
-            read.map(|()| (place, bytes)).map_err(|error| error.to_string())
+            read.map(|()| (place, bytes))
+                .map_err(|error| error.to_string())
         });
         match read {
             Ok((place, bytes)) => {

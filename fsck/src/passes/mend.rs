@@ -62,9 +62,17 @@ fn recognise(layout: &Layout, fd: FdAddr, place: u64, image: &FdImage) -> Result
     let level = ZeroLevel::from_raw(meta.zero_level.get()).is_some();
     let block = valid_block(layout, meta);
     let length = meta.length.get() <= MAX_LENGTH;
-    let lock = DiskLock::ref_from_prefix(image.bytes())
-        .is_ok_and(|(lock, _)| lock.address.get() == place);
-    let evidence = [own, signed && layout.family == Family::Vmfs6, kind, level, block, length, lock];
+    let lock =
+        DiskLock::ref_from_prefix(image.bytes()).is_ok_and(|(lock, _)| lock.address.get() == place);
+    let evidence = [
+        own,
+        signed && layout.family == Family::Vmfs6,
+        kind,
+        level,
+        block,
+        length,
+        lock,
+    ];
     let right = evidence.iter().filter(|&&right| right).count();
     // Zeros pass as a length and, on some, as a level: they are not enough.
     if right >= 5 || kind && (own || lock) && right >= 4 {
@@ -96,7 +104,11 @@ fn fix(layout: &Layout, fd: FdAddr, image: &mut FdImage) -> Vec<String> {
         image.metadata().address = fd.raw().into();
     }
     if layout.family == Family::Vmfs6 && meta.signature.get() != FDMD_SIGNATURE {
-        note("signature", meta.signature.get().into(), FDMD_SIGNATURE.into());
+        note(
+            "signature",
+            meta.signature.get().into(),
+            FDMD_SIGNATURE.into(),
+        );
         image.metadata().signature = FDMD_SIGNATURE.into();
     }
     let kind = FileKind::from_raw(meta.kind.get()).unwrap_or_else(|| {

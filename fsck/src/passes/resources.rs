@@ -151,8 +151,7 @@ fn mend_descriptor(
     };
     let mut image = FdImage::from_bytes(layout, bytes.clone());
     let fixed = mend::system_descriptor(layout, fd, &mut image);
-    let still: Result<(), Damage> =
-        FileMetadata::parse(image.bytes(), fd, layout, at).map(|_| ());
+    let still: Result<(), Damage> = FileMetadata::parse(image.bytes(), fd, layout, at).map(|_| ());
     if !fixed || still.is_err() {
         // Reported by whoever needs it.
         return;

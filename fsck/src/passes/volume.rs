@@ -99,6 +99,8 @@ fn differences(found: &FsDescriptor, expected: &FsDescriptor) -> Vec<String> {
 /// A structure at `offset` of the volume.
 fn read<T: FromBytes + IntoBytes + FromZeros>(volume: &Volume, offset: u64) -> Option<T> {
     let mut value = T::new_zeroed();
-    volume.read(VolumeOffset(offset), value.as_mut_bytes()).ok()?;
+    volume
+        .read(VolumeOffset(offset), value.as_mut_bytes())
+        .ok()?;
     Some(value)
 }

@@ -11,7 +11,7 @@ use vmfs_core::format::{FdAddr, Layout, ZeroLevel};
 use vmfs_core::fs::FileSystem;
 use vmfs_core::lvm::{open_luns, open_paths};
 use vmfs_core::scsi::{Access, FaultLun, FileLun, Lun};
-use vmfs_fixtures::{Fixture, Known, Kind, What};
+use vmfs_fixtures::{Fixture, Kind, Known, What};
 
 /// A volume that can be damaged, and what is where on it.
 pub(crate) struct Subject {
@@ -166,7 +166,10 @@ pub(crate) fn intact(
         }
         // The ends, where data is in most of them.
         let length = content.length();
-        for range in [0..length.min(1 << 16), length.saturating_sub(1 << 16)..length] {
+        for range in [
+            0..length.min(1 << 16),
+            length.saturating_sub(1 << 16)..length,
+        ] {
             let mut found = vec![0; (range.end - range.start) as usize];
             fs.read(&inode, range.start, &mut found)
                 .map_err(|error| format!("{}: {error}", known.path))?;

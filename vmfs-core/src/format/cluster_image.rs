@@ -277,7 +277,9 @@ impl ClusterImage {
         for resource in total..self.room() {
             self.set_state(resource, 0);
         }
-        let free = (0..total).filter(|&resource| self.is_free(resource)).count() as u32;
+        let free = (0..total)
+            .filter(|&resource| self.is_free(resource))
+            .count() as u32;
         if self.family == Family::Vmfs6 {
             let meta = self.meta6();
             meta.signature = RCMD_SIGNATURE.into();
@@ -303,7 +305,28 @@ impl ClusterImage {
 
     /// Whether bits behind the last resource are set.
     pub fn has_tail(&self) -> bool {
-        (self.total..self.room()).any(|resource| self.state(resource) != 0)
+        let room = self.room();
+        let whole = self.total.next_multiple_of(8).min(room);
+        if (self.total..whole).any(|resource| self.state(resource) != 0) {
+            return true;
+        }
+        // From there on whole bytes, in one piece or two.
+        let halves = [
+            (whole.min(256), room.min(256)),
+            (whole.max(256), room.max(256)),
+        ];
+        let pieces = if self.family == Family::Vmfs6 {
+            &halves[..]
+        } else {
+            &[(whole, room)]
+        };
+        pieces.iter().any(|&(from, to)| {
+            from < to && {
+                let (start, _) = self.position(from, 0);
+                let (last, _) = self.position(to - 1, self.bits - 1);
+                self.bytes[start..=last].iter().any(|&byte| byte != 0)
+            }
+        })
     }
 
     /// Makes the cluster one of `total` resources, the new ones free, unless it has as many

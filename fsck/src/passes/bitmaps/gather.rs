@@ -86,10 +86,9 @@ fn make(
     name: &str,
 ) -> Result<(), String> {
     let layout = Arc::clone(&round.layout);
-    let per_cluster = round
-        .resources
-        .file(kind)
-        .map_or(1, |file| u64::from(file.header().resources_per_cluster.get().max(1)));
+    let per_cluster = round.resources.file(kind).map_or(1, |file| {
+        u64::from(file.header().resources_per_cluster.get().max(1))
+    });
     let (level, shift) = match kind {
         ResourceKind::SubBlock => (ZeroLevel::SubBlock, layout.sub_block_shift),
         _ => (ZeroLevel::FileBlock, layout.file_block_shift),

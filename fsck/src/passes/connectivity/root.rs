@@ -123,7 +123,9 @@ fn names(round: &mut Round<'_, '_>) {
                 seen.found_in = Some(FdAddr::ROOT);
             }
         }
-        if seen.is_directory && let Some(root) = round.files.get_mut(&FdAddr::ROOT) {
+        if seen.is_directory
+            && let Some(root) = round.files.get_mut(&FdAddr::ROOT)
+        {
             root.subdirectories += 1;
         }
         round.usage.mark(as_resource(fd));

@@ -40,11 +40,15 @@ pub(super) fn lost(check: &mut Check<'_>, lun: &Arc<dyn Lun>) -> Option<Arc<dyn 
 }
 
 fn mend(check: &mut Check<'_>, lun: Arc<dyn Lun>, header: &DevMetadata) -> Option<Arc<dyn Lun>> {
-    let magic = read::<DevMetadata>(&*lun, DEVICE_HEADER_OFFSET)?.magic.get();
+    let magic = read::<DevMetadata>(&*lun, DEVICE_HEADER_OFFSET)?
+        .magic
+        .get();
     let finding = Finding::new(
         Code::DeviceHeaderDamaged,
         format!("device header of {}", lun.name()),
-        format!("magic is {magic:#x}, expected {LVM_MAGIC:#x}, and volume table and extents are there"),
+        format!(
+            "magic is {magic:#x}, expected {LVM_MAGIC:#x}, and volume table and extents are there"
+        ),
     )
     .at(vmfs_core::format::At::Device(DEVICE_HEADER_OFFSET))
     .repair("write it anew from the volume table and the extents");
@@ -70,20 +74,22 @@ fn rebuilt(lun: &dyn Lun, lvm6: bool) -> Option<DevMetadata> {
     let sound = volume.state.get() >= 1
         && volume.state.get() <= 3
         && volume.pes.get() > 0
-        && volume.last_pe.get() + 1 == volume.first_pe.get() + u64::from(volume.pes.get())
+        && volume.last_pe.get().wrapping_add(1)
+            == volume.first_pe.get().wrapping_add(volume.pes.get().into())
         && !name.is_empty();
     if !sound {
         return None;
     }
     let table = DEVICE_HEADER_OFFSET + header.pe_bitmap() + header.pe_bitmap_size();
     let first: PeTableEntry = read(lun, table)?;
-    if first.used != 1 || first.logical.get() != volume.first_pe.get() * PE_SIZE {
+    if first.used != 1 || first.logical.get() != volume.first_pe.get().wrapping_mul(PE_SIZE) {
         return None;
     }
     let pes = volume.pes.get();
     header.minor_version = 21.into();
     header.disk_block_size = 512.into();
-    if header.total_bytes.get() > lun.capacity() || header.total_bytes.get() < u64::from(pes) * PE_SIZE
+    if header.total_bytes.get() > lun.capacity()
+        || header.total_bytes.get() < u64::from(pes) * PE_SIZE
     {
         header.total_bytes = lun.capacity().into();
     }

@@ -38,10 +38,7 @@ fn header(check: &mut Check<'_>, lun: &Arc<dyn Lun>) -> Option<DevMetadata> {
         expected.md_alignment = 0.into();
     }
     let entry: VolTableEntry = read(&**lun, DEVICE_HEADER_OFFSET + expected.volume_table())?;
-    let room = lun
-        .capacity()
-        .saturating_sub(expected.data_offset.get())
-        / PE_SIZE;
+    let room = lun.capacity().saturating_sub(expected.data_offset.get()) / PE_SIZE;
     let pes = u64::from(entry.pes.get());
     if found.volumes.get() != 1 {
         expected.volumes = 1.into();
@@ -175,7 +172,11 @@ fn extents(check: &mut Check<'_>, lun: &Arc<dyn Lun>, header: &DevMetadata) {
         expected.used = 1;
         expected.id = (index as u32).into();
         expected.volume_id = entry.volume_id;
-        expected.physical = (header.data_offset.get() + index * PE_SIZE).into();
+        expected.physical = header
+            .data_offset
+            .get()
+            .wrapping_add(index * PE_SIZE)
+            .into();
         let first = entry.first_pe.get();
         expected.logical = (first.saturating_add(index).saturating_mul(PE_SIZE)).into();
         expected.length = if six {
@@ -254,7 +255,9 @@ fn agree(check: &mut Check<'_>, devices: &[Arc<dyn Lun>]) {
     }
     // Only with all devices at hand their sum is known.
     let devices_said = entries.iter().map(|(_, _, _, entry)| entry.devices.get());
-    let complete = devices_said.max().is_some_and(|said| said as usize <= entries.len());
+    let complete = devices_said
+        .max()
+        .is_some_and(|said| said as usize <= entries.len());
     let own: Vec<u64> = entries
         .iter()
         .map(|(lun, header, ..)| {

@@ -36,7 +36,10 @@ pub(super) fn flat(round: &mut Round<'_, '_>, content: &mut Content) -> Result<(
         let finding = Finding::new(
             Code::DotsWrong,
             format!("directory {fd}"),
-            format!("its length is {:#x}, expected room for . and ..", content.length()),
+            format!(
+                "its length is {:#x}, expected room for . and ..",
+                content.length()
+            ),
         )
         .at_volume(content.place.0)
         .repair("write both");

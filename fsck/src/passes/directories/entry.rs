@@ -219,8 +219,7 @@ fn second_name(
     .at(at);
     let parent = super::dots::parent_of(round, fd);
     // Its own `..` tells which of the two is the right one.
-    let Some(first) = first.filter(|&first| parent == Some(directory) && first != directory)
-    else {
+    let Some(first) = first.filter(|&first| parent == Some(directory) && first != directory) else {
         let verdict = removed(round, finding.repair("take this entry out"));
         return (verdict == Verdict::Remove).then_some(verdict);
     };
@@ -258,5 +257,11 @@ pub(crate) fn take_out(round: &mut Round<'_, '_>, directory: FdAddr, fd: FdAddr)
     };
     let in_root = directory == FdAddr::ROOT;
     // If it can't be taken out now, the next round finds it again.
-    let _ = entries::remove(&mut editing, &layout, in_root, &name, &mut DirHint::default());
+    let _ = entries::remove(
+        &mut editing,
+        &layout,
+        in_root,
+        &name,
+        &mut DirHint::default(),
+    );
 }

@@ -1,5 +1,7 @@
 //! Directories of VMFS3 and VMFS5: an array of entries.
 
+use std::collections::VecDeque;
+
 use vmfs_core::format::{DirEntry5, FdAddr};
 use zerocopy::{FromBytes, IntoBytes};
 
@@ -11,6 +13,8 @@ use crate::plan::Stage;
 use crate::round::Round;
 
 const SIZE: u64 = DirEntry5::SIZE;
+/// Empty entries that are closed up at once; more wait for the next round.
+const MAX_EMPTY: usize = 100_000;
 /// Entries read at a time.
 const AT_ONCE: u64 = 468;
 
@@ -46,24 +50,15 @@ pub(super) fn run(round: &mut Round<'_, '_>, content: &mut Content) -> Result<()
     super::dots::flat(round, content)?;
     let mut names = Names::new();
     let mut gone = Vec::new();
+    let mut empty = Vec::new();
     for_each(round, content, &mut |round, content, index, raw| {
         if index < 2 {
             return true;
         }
         let unused = raw.fd.get() == 0 && raw.kind.get() == 0 && raw.name[0] == 0;
         if unused {
-            // Not all readers skip one in the middle.
-            let finding = Finding::new(
-                Code::DirectoryStructure,
-                format!("directory {}", content.fd),
-                format!("entry {index} is empty"),
-            )
-            .at_volume(content.place.0)
-            .repair("put the last entry in its place");
-            if round.found(finding) {
-                gone.push(index);
-            }
-            return true;
+            empty.push(index);
+            return empty.len() < MAX_EMPTY;
         }
         let name = raw.name();
         let damage = (name.len() >= raw.name.len()).then(|| "its name doesn't end".to_owned());
@@ -95,36 +90,56 @@ pub(super) fn run(round: &mut Round<'_, '_>, content: &mut Content) -> Result<()
         }
         true
     })?;
-    close_gaps(round, content, gone)
+    if let Some(first) = empty.first() {
+        // Not all readers skip one in the middle.
+        let finding = Finding::new(
+            Code::DirectoryStructure,
+            format!("directory {}", content.fd),
+            format!(
+                "{} entries are empty, the first number {first}",
+                empty.len()
+            ),
+        )
+        .at_volume(content.place.0)
+        .repair("put the last entries in their places");
+        if round.found(finding) {
+            gone.extend(empty);
+            gone.sort_unstable();
+        }
+    }
+    close_gaps(round, content, gone.into())
 }
 
 /// The last entries take the places of those that go.
 fn close_gaps(
     round: &mut Round<'_, '_>,
     content: &mut Content,
-    mut gone: Vec<u64>,
+    mut gone: VecDeque<u64>,
 ) -> Result<(), String> {
     let text = |error: vmfs_core::resource::MetaError| error.to_string();
-    while let Some(&lowest) = gone.first() {
-        let count = content.length() / SIZE;
-        let last = count - 1;
-        if gone.last() == Some(&last) {
-            gone.pop();
+    let mut count = content.length() / SIZE;
+    if gone.is_empty() {
+        return Ok(());
+    }
+    while let Some(&lowest) = gone.front() {
+        let Some(last) = count.checked_sub(1) else {
+            break;
+        };
+        if gone.back() == Some(&last) {
+            gone.pop_back();
         } else {
             let mut bytes = [0; SIZE as usize];
-            content
-                .read(round, last * SIZE, &mut bytes)
-                .map_err(text)?;
+            content.read(round, last * SIZE, &mut bytes).map_err(text)?;
             content
                 .write(round, Stage::Refer, lowest * SIZE, &bytes)
                 .map_err(text)?;
-            gone.remove(0);
+            gone.pop_front();
         }
-        content
-            .set_length(round, Stage::Remove, last * SIZE)
-            .map_err(text)?;
+        count = last;
     }
-    Ok(())
+    content
+        .set_length(round, Stage::Remove, count * SIZE)
+        .map_err(text)
 }
 
 /// The name that a directory has for `fd`.

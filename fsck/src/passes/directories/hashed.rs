@@ -136,7 +136,10 @@ fn dot(round: &mut Round<'_, '_>, content: &Content) -> Result<(), String> {
     let mut head = vec![0; DirHeader::SIZE as usize];
     content.read(round, 0, &mut head).map_err(text)?;
     let header = header_of(&head)?;
-    let generation = round.files.get(&content.fd).map_or(0, |seen| seen.generation);
+    let generation = round
+        .files
+        .get(&content.fd)
+        .map_or(0, |seen| seen.generation);
     let this_at = std::mem::offset_of!(DirHeader, this) as u64;
     let parent_at = std::mem::offset_of!(DirHeader, parent) as u64;
     let mut this = header.this.clone();
@@ -223,6 +226,11 @@ fn scan(round: &mut Round<'_, '_>, content: &mut Content) -> Result<Scan, String
     let mut map = vec![0; md as usize];
     for first in (0..blocks).step_by(AT_ONCE as usize) {
         let count = AT_ONCE.min(blocks - first);
+        let offset = DIR_BLOCKS_START + first * md;
+        if first % per_map != 0 && content.is_hole(round, offset, count * md) {
+            scan.problem(|| format!("block {first} and others were never written"));
+            continue;
+        }
         let mut bytes = vec![0; (count * md) as usize];
         content
             .read(round, DIR_BLOCKS_START + first * md, &mut bytes)
@@ -237,7 +245,13 @@ fn scan(round: &mut Round<'_, '_>, content: &mut Content) -> Result<Scan, String
             let inside = (number % per_map) as usize;
             let byte = map[DirBlockHeader::SIZE as usize + inside / 2];
             let nibble = byte >> (if inside.is_multiple_of(2) { 4 } else { 0 }) & 0xf;
-            block(round, content, &mut scan, (number as u32, raw, nibble), &mut names)?;
+            block(
+                round,
+                content,
+                &mut scan,
+                (number as u32, raw, nibble),
+                &mut names,
+            )?;
         }
     }
     Ok(scan)
@@ -323,7 +337,13 @@ fn block(
     let free = (0..slots).filter(|&slot| !header.is_used(slot)).count() as u32;
     let all: u32 = header.bitmap.iter().map(|byte| byte.count_ones()).sum();
     let version = header.version.get();
-    if sound && (version, u32::from(header.slots.get()), u32::from(header.free.get())) != (1, slots, free) {
+    if sound
+        && (
+            version,
+            u32::from(header.slots.get()),
+            u32::from(header.free.get()),
+        ) != (1, slots, free)
+    {
         scan.problem(|| {
             format!(
                 "block {number} has version {version}, {} slots, {} free, expected 1, {slots}, {free}",

@@ -26,9 +26,7 @@ pub(super) fn run(
     for &(block, slot) in &scan.cleared {
         let offset = slot_offset(scan.md, block, slot, DirEntry6::SIZE);
         let zeros = vec![0; DirEntry6::SIZE as usize];
-        content
-            .write(round, stage, offset, &zeros)
-            .map_err(text)?;
+        content.write(round, stage, offset, &zeros).map_err(text)?;
     }
     let mut slots: BTreeMap<u32, Vec<Placed>> = BTreeMap::new();
     for entry in &scan.entries {
@@ -41,7 +39,14 @@ pub(super) fn run(
         .sum();
     let per_block = ((scan.md - DirBlockHeader::SIZE) / DirLinkGroup::SIZE) as usize;
     let mut kinds = scan.kinds.clone();
-    add_link_blocks(round, content, &mut kinds, groups.div_ceil(per_block), scan, stage)?;
+    add_link_blocks(
+        round,
+        content,
+        &mut kinds,
+        groups.div_ceil(per_block),
+        scan,
+        stage,
+    )?;
     let link_blocks: Vec<u32> = (0..kinds.len() as u32)
         .filter(|&block| kinds[block as usize] == DirBlockKind::Links as u8)
         .collect();
@@ -84,8 +89,9 @@ fn add_link_blocks(
 ) -> Result<(), String> {
     let is_links = |kind: &&u8| **kind == DirBlockKind::Links as u8;
     while kinds.iter().filter(is_links).count() < wanted || kinds.is_empty() {
-        let unused = (0..kinds.len() as u64)
-            .find(|&number| kinds[number as usize] == 0 && !number.is_multiple_of(scan.nibbles_per_map()));
+        let unused = (0..kinds.len() as u64).find(|&number| {
+            kinds[number as usize] == 0 && !number.is_multiple_of(scan.nibbles_per_map())
+        });
         if let Some(unused) = unused {
             kinds[unused as usize] = DirBlockKind::Links as u8;
             continue;

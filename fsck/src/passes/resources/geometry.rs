@@ -15,9 +15,12 @@ fn shape(kind: ResourceKind, layout: &Layout) -> Shape {
         let md = layout.md_block as u32;
         return match kind {
             ResourceKind::LargeFileBlock => Shape(16, 8, 2 * md, [0x35, 840, 52, 3]),
-            ResourceKind::FileBlock => {
-                Shape(layout.file_blocks_per_cluster as u32, 8, 0, [0x2a, 216, 1, 2])
-            }
+            ResourceKind::FileBlock => Shape(
+                layout.file_blocks_per_cluster as u32,
+                8,
+                0,
+                [0x2a, 216, 1, 2],
+            ),
             ResourceKind::FileDescriptor => Shape(256, 8, 2 * md, [4, 256, 1, 1]),
             ResourceKind::SubBlock => Shape(256, 8, 65536, [4, 256, 1, 1]),
             ResourceKind::PointerBlock => Shape(0, 8, 65536, [4, 0, 1, 1]),
@@ -112,7 +115,8 @@ fn expected(
         header.child_meta_offset = if large { 4096 } else { 0 }.into();
         let nested = kind == ResourceKind::FileBlock;
         let parent = shape(ResourceKind::LargeFileBlock, layout);
-        let parent_group = u64::from(parent.1) * (header_size + u64::from(parent.0) * u64::from(parent.2));
+        let parent_group =
+            u64::from(parent.1) * (header_size + u64::from(parent.0) * u64::from(parent.2));
         header.parent_resources_per_cluster = if nested { parent.0 } else { 0 }.into();
         header.parent_clusters_per_group = if nested { parent.1 } else { 0 }.into();
         header.parent_cluster_group_size = if nested { parent_group as u32 } else { 0 }.into();
@@ -171,7 +175,9 @@ fn resources(
         ResourceKind::PointerBlock if per_cluster == 0 => 0,
         // VMFS3's `.fdc.sf` is as long as its blocks.
         _ if fits(said) || layout.family == Family::Vmfs3 => said,
-        _ => by_length(header, layout, length).filter(|&resources| fits(resources)).unwrap_or(said),
+        _ => by_length(header, layout, length)
+            .filter(|&resources| fits(resources))
+            .unwrap_or(said),
     }
 }
 

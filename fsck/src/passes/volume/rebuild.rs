@@ -87,8 +87,11 @@ fn small_per_large(file_block: u64) -> u32 {
 }
 
 fn evidence(volume: &Volume) -> Option<Found> {
-    at(volume, START_6, Family::Vmfs6)
-        .or_else(|| STARTS_5.iter().find_map(|&start| at(volume, start, Family::Vmfs5)))
+    at(volume, START_6, Family::Vmfs6).or_else(|| {
+        STARTS_5
+            .iter()
+            .find_map(|&start| at(volume, start, Family::Vmfs5))
+    })
 }
 
 /// What is found if `.fdc.sf` begins at `start`.
