@@ -4,10 +4,10 @@ mod common;
 
 use std::sync::Arc;
 
-use common::{Subject, checked, options};
+use common::{Subject, checked, cut, options};
 use fsck_vmfs::undo::{UndoError, undo};
 use fsck_vmfs::{Mode, Options, run};
-use vmfs_core::scsi::{DeviceOffset, FaultLun, Lun};
+use vmfs_core::scsi::{DeviceOffset, Lun};
 use vmfs_fixtures::Kind;
 
 /// Where metadata lies on a small fixture: all that a repair may touch.
@@ -39,13 +39,6 @@ fn contents(luns: &[Arc<dyn Lun>]) -> Vec<u32> {
         }
     }
     sums
-}
-
-fn cut(luns: &[Arc<dyn Lun>], writes: u64) -> Vec<Arc<dyn Lun>> {
-    let left = Arc::new(std::sync::atomic::AtomicU64::new(writes));
-    luns.iter()
-        .map(|lun| Arc::new(FaultLun::new(Arc::clone(lun), Arc::clone(&left))) as Arc<dyn Lun>)
-        .collect()
 }
 
 #[test]

@@ -10,7 +10,7 @@ use fsck_vmfs::{Code, FsckError, Mode, Options, Outcome, run};
 use vmfs_core::format::{FdAddr, Layout, ZeroLevel};
 use vmfs_core::fs::FileSystem;
 use vmfs_core::lvm::{open_luns, open_paths};
-use vmfs_core::scsi::{Access, FaultLun, FileLun, Lun};
+use vmfs_core::scsi::{Access, FaultLun, Faults, FileLun, Lun};
 use vmfs_fixtures::{Fixture, Kind, Known, What};
 
 /// A volume that can be damaged, and what is where on it.
@@ -138,12 +138,17 @@ pub(crate) fn codes(outcome: &Outcome) -> BTreeSet<&'static str> {
 
 /// Repairs with the LUNs cut off after so many writes.
 pub(crate) fn cut_repair(luns: &[Arc<dyn Lun>], writes: u64) -> Result<Outcome, FsckError> {
-    let left = Arc::new(std::sync::atomic::AtomicU64::new(writes));
-    let cut: Vec<Arc<dyn Lun>> = luns
-        .iter()
-        .map(|lun| Arc::new(FaultLun::new(Arc::clone(lun), Arc::clone(&left))) as Arc<dyn Lun>)
-        .collect();
-    repair(&cut, Mode::Yes)
+    repair(&cut(luns, writes), Mode::Yes)
+}
+
+/// The LUNs, cut off together after so many writes.
+pub(crate) fn cut(luns: &[Arc<dyn Lun>], writes: u64) -> Vec<Arc<dyn Lun>> {
+    let faults = Arc::new(Faults::none(false, false));
+    faults.set(writes, u64::MAX);
+    let cut = |lun: &Arc<dyn Lun>| FaultLun::new(Arc::clone(lun), Arc::clone(&faults));
+    luns.iter()
+        .map(|lun| Arc::new(cut(lun)) as Arc<dyn Lun>)
+        .collect()
 }
 
 /// Whether the files of the manifest that aren't in `hit` have their names and hold what they did.
