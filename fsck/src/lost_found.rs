@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use vmfs_core::file::FileError;
 use vmfs_core::file::entries::{self, DirHint, NewEntry};
-use vmfs_core::format::{Family, FdAddr, FdImage, FileKind, FileMetadata};
+use vmfs_core::format::{DiskLock, Family, FdAddr, FdImage, FileKind, FileMetadata, LockKind};
+use zerocopy::FromBytes;
 
 use crate::alloc;
 use crate::content::{Content, Editing};
@@ -267,7 +268,19 @@ pub(crate) fn make(
     let layout = Arc::clone(&round.layout);
     let before = round.read_fd(place).map_err(|error| error.to_string())?;
     let mut image = FdImage::new(&layout, fd, place.0, kind, round.check.now);
-    image.follow_lock(&before);
+    // A free descriptor keeps its lock.
+    let lock = DiskLock::ref_from_prefix(&before)
+        .ok()
+        .map(|(lock, _)| lock);
+    let kept = lock.is_some_and(|lock| {
+        lock.address.get() == place.0 && lock.kind.get() == LockKind::FileDescriptor as u32
+    });
+    if kept {
+        let meta = layout.fd_meta as usize;
+        let mut bytes = image.bytes().to_vec();
+        bytes[..meta].copy_from_slice(&before[..meta]);
+        image.replace_bytes(bytes);
+    }
     let resident = vmfs_core::format::ZeroLevel::Resident;
     if layout.family != Family::Vmfs3 {
         image.set_block_shift(layout.sub_block_shift);
