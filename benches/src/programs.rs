@@ -15,7 +15,13 @@ const EXAMPLES: &str = "/usr/share/doc/libfuse3-dev/examples";
 /// They don't build.
 pub fn build() -> Result<PathBuf> {
     let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let packages = ["vmfs-benches", "vmfs-fuse", "vmfs", "mkfs-vmfs"];
+    let packages = [
+        "vmfs-benches",
+        "vmfs-fuse",
+        "vmfs",
+        "mkfs-vmfs",
+        "fsck-vmfs",
+    ];
     let mut command = Command::new(cargo);
     command.args(["build", "--release", "--bins"]);
     command.current_dir(env!("CARGO_MANIFEST_DIR"));
