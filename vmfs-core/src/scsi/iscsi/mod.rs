@@ -3,8 +3,7 @@
 //! - [`IscsiUrl`]: where a LUN is; `credentials`: who this host is to its target.
 //! - `command`, `pages`, `persistent`: what goes over the wire, as bytes.
 //! - `nexus`: sending commands, over connections that are lost and made anew.
-//! - `connect`: from a URL to a connection; `probe`: finding out what a LUN can do; `quirks`: what
-//!   targets are known for.
+//! - `connect`: from a URL to a connection; `probe`: finding out what a LUN can do.
 //! - [`IscsiLun`]: the LUN; `blocks` and `registrations` are parts of it.
 
 mod blocks;
@@ -16,7 +15,6 @@ mod nexus;
 mod pages;
 mod persistent;
 mod probe;
-mod quirks;
 mod registrations;
 mod url;
 

@@ -17,10 +17,7 @@ impl SharedLun {
             if reserved == self.nexus.port {
                 return Ok(());
             }
-            if self.held.swap(false, SeqCst) {
-                return Err(Fault::Lost);
-            }
-            if reserved != 0 {
+            if reserved != 0 || self.held.load(SeqCst) {
                 self.check_reserved(reserved)?;
                 continue;
             }
@@ -34,7 +31,6 @@ impl SharedLun {
                 break;
             }
         }
-        self.holder.set();
         self.held.store(true, SeqCst);
         // From here on commands of others are refused; those that run already are waited for.
         let drained = self.drain(|_| true);

@@ -1,0 +1,337 @@
+//! Random damage: whatever the bytes say, fsck.vmfs ends, within 512 MiB and without a panic; what it has
+//! repaired is clean; and files that the damage didn't touch stay as they are.
+//!
+//! `VMFS_RANDOM_COUNT` volumes (200) are damaged, from `VMFS_RANDOM_SEED` on; a failure prints the seed that
+//! makes it again alone: `VMFS_RANDOM_SEED=N VMFS_RANDOM_COUNT=1 cargo test -p vmfs-tests --test fsck_random`.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
+use std::time::{Duration, Instant};
+
+use vmfs_core::format::{BlockAddr, FdAddr};
+use vmfs_core::fs::{FileSystem, Inode, Place};
+use vmfs_core::lvm::{VolumeOffset, open_paths};
+use vmfs_core::scsi::Access;
+use vmfs_fixtures::What;
+use vmfs_tests::corpus::base::{self, Base};
+use vmfs_tests::corpus::trial::{Programs, copy_sparse};
+use vmfs_tests::random::{Random, setting};
+
+/// A run that takes longer than this hangs.
+const PATIENCE: Duration = Duration::from_secs(120);
+/// Address space that a run may have: more than it may have memory.
+const MOST_MEMORY_KIB: u64 = 512 << 10;
+const SECTOR: u64 = 512;
+
+/// A volume to damage.
+struct Victim {
+    base: Base,
+    /// Offsets of metadata on the first device, and lengths.
+    regions: Vec<(u64, u64)>,
+    /// What leads to each file's bytes, on the first device.
+    files: BTreeMap<FdAddr, Vec<(u64, u64)>>,
+}
+
+impl Victim {
+    fn new(base: Base) -> Self {
+        let volume = open_paths(&base.devices, Access::ReadOnly).expect("volume");
+        let fs = FileSystem::open(volume).expect("file system");
+        let at = |offset: u64| fs.volume().place(VolumeOffset(offset)).expect("place").1.0;
+        let layout = fs.layout();
+        let mut regions = vec![(0x10_0000, 8192), (0x18_0000, 16384)];
+        regions.push((at(0x20_0000), 512));
+        regions.push((at(layout.heartbeats), 4096));
+        let store = fs.store();
+        for file in store.resources().iter() {
+            regions.push((at(file.header_place().0), 512));
+            for cluster in 0..file.header().clusters().min(4) {
+                if let Ok((_, place)) = file.cluster(store.reader(), cluster) {
+                    regions.push((at(place.0), layout.cluster_header_size()));
+                }
+            }
+        }
+        let mut files = BTreeMap::new();
+        for known in &base.manifest {
+            let inode = fs.resolve(known.path.as_bytes(), false).expect("file");
+            let own = (at(inode.offset().0), layout.fd_size);
+            regions.push(own);
+            let mut parts = vec![own];
+            parts.extend(
+                pointers(&fs, &inode)
+                    .iter()
+                    .map(|&(from, length)| (at(from), length)),
+            );
+            let mut offset = 0;
+            while !matches!(known.what, What::Rdm(_)) && offset < inode.length() {
+                let run = fs.run_at(&inode, offset, inode.length()).expect("run");
+                if let Place::Data(place) = run.place {
+                    parts.push((at(place.0), run.length));
+                    if inode.is_directory() {
+                        regions.push((at(place.0), run.length.min(16384)));
+                    }
+                }
+                offset = run.end();
+            }
+            files.insert(inode.fd(), parts);
+        }
+        for system in [
+            FdAddr::ROOT,
+            FdAddr::new(0, 1),
+            FdAddr::new(0, 2),
+            FdAddr::new(0, 4),
+        ] {
+            let inode = fs.inode(system).expect("system file");
+            regions.push((at(inode.offset().0), layout.fd_size));
+        }
+        Self {
+            base,
+            regions,
+            files,
+        }
+    }
+
+    /// Offsets and new bytes.
+    fn damage(&self, random: &mut Random) -> Vec<(u64, Vec<u8>)> {
+        const WORDS: [u64; 10] = [
+            0,
+            1,
+            2,
+            0x7f,
+            0xff,
+            0xffff,
+            0x7fff_ffff,
+            u64::MAX,
+            1 << 40,
+            0x1000_0004,
+        ];
+        let image = File::open(&self.base.devices[0]).expect("base");
+        let mut patches = Vec::new();
+        for _ in 0..=random.below(5) {
+            let &(start, length) = random.one_of(&self.regions);
+            let at = start + random.below(length - 16);
+            patches.push(match random.below(6) {
+                0 => (at, vec![random.bits() as u8]),
+                1 => (at, random.one_of(&WORDS).to_le_bytes()[..4].to_vec()),
+                2 => (at, random.one_of(&WORDS).to_le_bytes().to_vec()),
+                3 => (at / SECTOR * SECTOR, vec![0; SECTOR as usize]),
+                4 => {
+                    // A structure of another place.
+                    let &(other, _) = random.one_of(&self.regions);
+                    let mut sector = vec![0; SECTOR as usize];
+                    image.read_exact_at(&mut sector, other).expect("read");
+                    (start, sector)
+                }
+                _ => (at, (0..16).map(|_| random.bits() as u8).collect()),
+            });
+        }
+        patches
+    }
+}
+
+/// Places of the pointer blocks of a file.
+fn pointers(fs: &FileSystem, inode: &Inode) -> Vec<(u64, u64)> {
+    let store = fs.store();
+    let mut places = Vec::new();
+    inode
+        .map()
+        .for_each_address::<vmfs_core::resource::MetaError>(
+            store.reader(),
+            &store.resources().sources,
+            &mut |addr, depth| {
+                if let BlockAddr::Resource {
+                    kind,
+                    cluster,
+                    resource,
+                    ..
+                } = addr
+                    && depth > 0
+                {
+                    let file = store.resources().iter().find(|file| file.kind() == kind);
+                    let file = file.expect("a resource file");
+                    let place = file.locate(store.reader(), cluster, resource)?;
+                    places.push((place.0, fs.layout().pointer_block_size()));
+                }
+                Ok(())
+            },
+        )
+        .expect("map");
+    places
+}
+
+/// Runs fsck.vmfs within its limits; the exit code.
+fn fsck(programs: &Programs, arguments: &str, image: &Path) -> Result<i32, String> {
+    // The limit is of address space, which is more than memory.
+    let script =
+        format!("ulimit -v {MOST_MEMORY_KIB}; exec \"$0\" {arguments} --lease 20 --json \"$1\"");
+    let mut child = Command::new("sh")
+        .args(["-c", &script])
+        .arg(&programs.fsck)
+        .arg(image)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .map_err(|error| error.to_string())?;
+    let end = Instant::now() + PATIENCE;
+    loop {
+        if let Some(status) = child.try_wait().map_err(|error| error.to_string())? {
+            let code = status.code().filter(|&code| code & !0x3f == 0);
+            return code.ok_or_else(|| {
+                let mut said = String::new();
+                if let Some(mut errors) = child.stderr.take() {
+                    let _ = std::io::Read::read_to_string(&mut errors, &mut said);
+                }
+                format!("{arguments}: {status}: {said}")
+            });
+        }
+        if Instant::now() > end {
+            let _ = child.kill();
+            let _ = child.wait();
+            return Err(format!("{arguments}: hangs"));
+        }
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+/// What became of a volume.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Fate {
+    /// Nothing that the check knows was damaged.
+    Clean,
+    /// All was repaired.
+    Repaired,
+    /// Something was left, and is left by a second run too.
+    Left,
+    /// Nothing was repaired.
+    Refused,
+}
+
+fn try_one(victim: &Victim, seed: u64, programs: &Programs, image: &Path) -> Result<Fate, String> {
+    let mut random = Random::new(seed);
+    let patches = victim.damage(&mut random);
+    let text = |error: std::io::Error| error.to_string();
+    copy_sparse(&victim.base.devices[0], image).map_err(|error| error.to_string())?;
+    let file = File::options().write(true).open(image).map_err(text)?;
+    for (at, bytes) in &patches {
+        file.write_all_at(bytes, *at).map_err(text)?;
+    }
+    drop(file);
+    let check = fsck(programs, "-n", image)?;
+    let first = fsck(programs, "-y", image)?;
+    if first & 8 != 0 {
+        return Ok(Fate::Refused);
+    }
+    let second = fsck(programs, "-y", image)?;
+    let fate = match (first, second) {
+        (0, 0) => Fate::Clean,
+        (1, 0) => Fate::Repaired,
+        (4.., 4) => Fate::Left,
+        _ => {
+            return Err(format!(
+                "-n exits with {check}, -y with {first}, then {second}"
+            ));
+        }
+    };
+    let volume = open_paths(&[image], Access::ReadOnly).map_err(|error| error.to_string());
+    let fs = volume.and_then(|volume| FileSystem::open(volume).map_err(|error| error.to_string()));
+    let fs = match fs {
+        Ok(fs) => fs,
+        Err(_) if fate == Fate::Left => return Ok(fate),
+        Err(error) => return Err(format!("clean, but doesn't open: {error}")),
+    };
+    for known in &victim.base.manifest {
+        let What::File(content) = &known.what else {
+            continue;
+        };
+        let parts = &victim.files[&known.fd];
+        let hit = patches.iter().any(|(at, bytes)| {
+            let end = at + bytes.len() as u64;
+            parts
+                .iter()
+                .any(|&(start, length)| *at < start + length && start < end)
+        });
+        if hit {
+            continue;
+        }
+        // By its descriptor: the name may have been hit.
+        let same = fs.inode(known.fd).ok().is_some_and(|inode| {
+            let mut found = vec![0; content.length() as usize];
+            inode.length() == content.length()
+                && fs.read(&inode, 0, &mut found).is_ok()
+                && found == content.expected(0..content.length(), fs.layout().file_block_size())
+        });
+        if !same {
+            return Err(format!(
+                "{} wasn't hit and is damaged after -y ({fate:?})",
+                known.path
+            ));
+        }
+    }
+    Ok(fate)
+}
+
+#[test]
+fn whatever_is_damaged_is_repaired_or_left() {
+    let programs = vmfs_tests::corpus::trial::programs();
+    let folder = tempfile::tempdir_in("/dev/shm")
+        .or_else(|_| tempfile::tempdir())
+        .expect("folder");
+    let victims: Vec<_> = ["vmfs6", "vmfs5"]
+        .iter()
+        .map(|name| Victim::new(base::build(name, folder.path()).expect("base")))
+        .collect();
+    let (first, count) = (
+        setting("VMFS_RANDOM_SEED", 102),
+        setting("VMFS_RANDOM_COUNT", 200),
+    );
+    let next = AtomicU64::new(first);
+    let fates = Mutex::new(BTreeMap::<Fate, u64>::new());
+    let failures = Mutex::new(Vec::new());
+    std::thread::scope(|scope| {
+        for worker in 0..2 {
+            let image: PathBuf = folder.path().join(format!("worker-{worker}.img"));
+            let (next, fates, failures) = (&next, &fates, &failures);
+            let (victims, programs) = (&victims, &programs);
+            scope.spawn(move || {
+                loop {
+                    let seed = next.fetch_add(1, SeqCst);
+                    if seed >= first + count {
+                        break;
+                    }
+                    let victim = &victims[(seed % 2) as usize];
+                    match try_one(victim, seed, programs, &image) {
+                        Ok(fate) => *fates.lock().expect("fates").entry(fate).or_default() += 1,
+                        Err(error) => {
+                            let name = &victim.base.name;
+                            let line = format!("VMFS_RANDOM_SEED={seed} ({name}): {error}");
+                            eprintln!("{line}");
+                            failures.lock().expect("failures").push(line);
+                        }
+                    }
+                    let _ = fs::remove_file(&image);
+                }
+            });
+        }
+    });
+    let (fates, failures) = (
+        fates.lock().expect("fates"),
+        failures.lock().expect("failures"),
+    );
+    println!("{count} volumes: {fates:?}");
+    assert!(
+        failures.is_empty(),
+        "{} of {count}:\n{}",
+        failures.len(),
+        failures.join("\n")
+    );
+    let repaired = fates.get(&Fate::Repaired).copied().unwrap_or(0);
+    assert!(
+        count < 50 || repaired > count / 2,
+        "most damage can be repaired: {fates:?}"
+    );
+}
