@@ -106,6 +106,31 @@ pub struct LockTable {
     random: AtomicU64,
 }
 
+/// Waiting for a lock that others have: as long as it goes from one to the next nobody keeps it, and
+/// it is a matter of patience.
+#[derive(Default)]
+struct Queue {
+    /// The holder's slot, its generation, and since when it has been seen to have the lock.
+    holder: Option<(VolumeOffset, u64, Duration)>,
+}
+
+impl Queue {
+    /// For how long the lock has been `by`'s without a break, as far as this host has seen.
+    fn waits_for(&mut self, by: &Host, now: Duration) -> Duration {
+        match self.holder {
+            Some((offset, generation, since))
+                if (offset, generation) == (by.offset, by.generation) =>
+            {
+                now.saturating_sub(since)
+            }
+            _ => {
+                self.holder = Some((by.offset, by.generation, now));
+                Duration::ZERO
+            }
+        }
+    }
+}
+
 /// The block of a lock that was taken, before and after.
 struct Taken {
     old: Vec<u8>,
@@ -162,7 +187,7 @@ impl LockTable {
         let _ = self.listener.set(Listener(Box::new(listener)));
     }
 
-    /// Takes all locks at `places`, waiting for each up to `patience` in all.
+    /// Takes all locks at `places`, waiting for each as long as no host keeps it for `patience`.
     pub fn lock(
         &self,
         places: &BTreeSet<VolumeOffset>,
@@ -172,10 +197,9 @@ impl LockTable {
             table: self,
             places: Vec::with_capacity(places.len()),
         };
-        let deadline = self.host.clock.uptime() + patience;
         let mut reserved = None;
         for &place in places {
-            self.take(place, deadline, &mut reserved)?;
+            self.take(place, patience, &mut reserved)?;
             held.places.push(place);
         }
         Ok(held)
@@ -184,10 +208,11 @@ impl LockTable {
     fn take<'a>(
         &'a self,
         place: VolumeOffset,
-        deadline: Duration,
+        patience: Duration,
         reserved: &mut Option<(VolumeOffset, Reserved<'a>)>,
     ) -> Result<(), LockError> {
         let mut wait = FIRST_WAIT;
+        let mut queue = Queue::default();
         loop {
             let known = {
                 let mut entries = self.entries.lock();
@@ -228,10 +253,11 @@ impl LockTable {
                     Self::tidy(&mut entries, place);
                     drop(entries);
                     *reserved = None;
-                    let LockError::Held { is_open, .. } = &error else {
+                    let LockError::Held { is_open, by, .. } = &error else {
                         return Err(error);
                     };
-                    if *is_open || self.host.clock.uptime() >= deadline {
+                    let now = self.host.clock.uptime();
+                    if *is_open || queue.waits_for(by, now) >= patience {
                         return Err(error);
                     }
                     self.host.clock.sleep(jitter(wait, &self.random));
@@ -334,7 +360,7 @@ impl LockTable {
     /// How the lock is now, to be compared with how it is later: what it protects didn't change in
     /// between if it is the same. Waits while another host is changing it.
     pub fn version(&self, place: VolumeOffset, patience: Duration) -> Result<Version, LockError> {
-        let deadline = self.host.clock.uptime() + patience;
+        let mut queue = Queue::default();
         let mut wait = FIRST_WAIT;
         loop {
             let block = sector::read(&self.volume, place)?;
@@ -349,7 +375,7 @@ impl LockTable {
                         let host = Box::new(by);
                         return Err(LockError::Dead { place, host });
                     }
-                    if self.host.clock.uptime() >= deadline {
+                    if queue.waits_for(&by, self.host.clock.uptime()) >= patience {
                         let (by, is_open) = (Box::new(by), false);
                         return Err(LockError::Held { place, by, is_open });
                     }

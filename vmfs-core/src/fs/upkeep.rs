@@ -20,12 +20,16 @@ impl FileSystem {
             Err(error) => return (Duration::from_secs(1), Err(error)),
         };
         let mut result = Ok(());
+        let uptime = engine.host.clock.uptime().as_millis() as u64;
         let mut is_due = engine.membership.age() >= engine.host.heartbeat;
-        if is_due && engine.membership.method() != LockMethod::Scsi2 {
+        if engine.membership.method() == LockMethod::Scsi2 {
+            // With each look, so that there are no more looks than heartbeats.
+            let looked = engine.sharing.looked.load(SeqCst);
+            is_due |= uptime >= looked + engine.host.heartbeat.as_millis() as u64;
+        } else if is_due {
             result = Self::renew(engine);
             is_due = false;
         }
-        let uptime = engine.host.clock.uptime().as_millis() as u64;
         let mut wait = engine.host.heartbeat.min(engine.host.commit) / 2;
         if engine.membership.method() != LockMethod::Alone {
             match self.watch_others(engine, uptime, is_due) {
