@@ -12,6 +12,7 @@ pub mod contender;
 pub mod content;
 pub mod copy;
 pub mod large;
+pub mod lines;
 pub mod machine;
 pub mod plot;
 pub mod programs;
