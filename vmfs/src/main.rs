@@ -5,8 +5,10 @@ mod copy;
 mod df;
 mod dump;
 mod error;
+mod hosts;
 mod info;
 mod list;
+mod locks;
 mod lun;
 mod lvm;
 mod output;
@@ -67,6 +69,10 @@ enum Command {
     Df(df::Args),
     /// Shows structures as they stand on disk
     Dump(dump::Args),
+    /// Tells which hosts have a volume mounted, whether they live, what they hold
+    Hosts(hosts::Args),
+    /// Tells who holds locks, and takes them from hosts that don't give them up
+    Locks(locks::Args),
     /// Tells who shares a LUN, and how: hosts, reservations, counted commands
     Lun(lun::Args),
     /// Works on the devices of volumes
@@ -81,6 +87,8 @@ pub(crate) struct Common {
     pub(crate) devices: Vec<std::path::PathBuf>,
     /// Whether to print JSON.
     pub(crate) json: bool,
+    /// Whether to tell more.
+    pub(crate) verbose: bool,
 }
 
 fn main() -> ExitCode {
@@ -97,6 +105,7 @@ fn main() -> ExitCode {
     let common = Common {
         devices: args.extra_devices,
         json: args.json,
+        verbose: args.verbose,
     };
     let result = match args.command {
         Command::Info(args) => info::run(&args, &common),
@@ -106,6 +115,8 @@ fn main() -> ExitCode {
         Command::Cp(args) => copy::run(&args, &common),
         Command::Df(args) => df::run(&args, &common),
         Command::Dump(args) => dump::run(&args, &common),
+        Command::Hosts(args) => hosts::run(&args, &common),
+        Command::Locks(args) => locks::run(&args, &common),
         Command::Lun(args) => lun::run(&args, &common),
         Command::Lvm(args) => lvm::run(&args, &common),
         Command::Undo(args) => undo::run(&args, &common),
