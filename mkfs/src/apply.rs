@@ -1,8 +1,10 @@
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::{FileExt, FileTypeExt};
+use std::sync::Arc;
 
 use rustix::fs::FallocateFlags;
+use vmfs_core::scsi::{DeviceOffset, Lun};
 
 use super::plan::Plan;
 use super::steps::Step;
@@ -54,6 +56,23 @@ impl Target for File {
 
     fn flush(&self) -> io::Result<()> {
         self.sync_data()
+    }
+}
+
+impl Target for Arc<dyn Lun> {
+    fn write(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        Lun::write(self, DeviceOffset(offset), bytes).map_err(io::Error::other)
+    }
+
+    fn zero(&self, offset: u64, length: u64) -> io::Result<()> {
+        if length == 0 {
+            return Ok(());
+        }
+        Lun::write_zeros(self, DeviceOffset(offset), length).map_err(io::Error::other)
+    }
+
+    fn flush(&self) -> io::Result<()> {
+        Lun::flush(self).map_err(io::Error::other)
     }
 }
 

@@ -16,6 +16,7 @@ Examples:
   mkfs.vmfs --partition gpt -L ssd1 /dev/sdb      as ESXi does it, in a GPT partition
   mkfs.vmfs --size 100G store.img                 an image file, made if it isn't there
   mkfs.vmfs --type vmfs5 /dev/sdb /dev/sdc        VMFS5 spanned over two LUNs
+  mkfs.vmfs iscsi://192.0.2.7/iqn.2001-04.com.example:disk1/1  on a LUN of an iSCSI target
   mkfs.vmfs --dry-run --json --size 64T new.img   only tell what would be made
 
 Exit status: 0 made (or, with --dry-run, possible), 1 refused or failed, 2 wrong usage.";
@@ -108,7 +109,7 @@ pub(crate) struct Arguments {
     /// Print nothing if all goes well
     #[arg(short, long)]
     pub(crate) quiet: bool,
-    /// Image files or block devices, 1 to 32, in the order of the volume
+    /// Image files, block devices or iSCSI LUNs, 1 to 32, in the order of the volume
     #[arg(required = true, value_name = "DEVICE")]
     pub(crate) devices: Vec<PathBuf>,
 }

@@ -2,22 +2,60 @@ use std::fs::{File, Metadata, OpenOptions};
 use std::io::{self, Seek, SeekFrom};
 use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use anyhow::{Context, bail};
+use mkfs_vmfs::Target;
 use vmfs_core::cluster::hosts;
 use vmfs_core::format::HeartbeatState;
 use vmfs_core::fs::FileSystem;
-use vmfs_core::lvm::{Device, open_paths};
-use vmfs_core::scsi::{Access, ArrayState, FileLun, Lun, LunIdentity, Personality, look_through};
+use vmfs_core::lvm::{Device, open_luns};
+use vmfs_core::scsi::{
+    self, Access, ArrayState, DeviceOffset, FileLun, IscsiUrl, Lun, LunIdentity, Personality,
+    look_through,
+};
 
 use super::signatures;
 
-/// A device or image file that a volume shall be made on.
+/// Where a volume's blocks go.
+#[derive(Debug)]
+pub(crate) enum Backing {
+    /// A file or a block device.
+    File(File),
+    /// A LUN of an iSCSI target.
+    Lun(Arc<dyn Lun>),
+}
+
+impl Target for Backing {
+    fn write(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        match self {
+            Self::File(file) => Target::write(file, offset, bytes),
+            Self::Lun(lun) => Target::write(lun, offset, bytes),
+        }
+    }
+
+    fn zero(&self, offset: u64, length: u64) -> io::Result<()> {
+        match self {
+            Self::File(file) => Target::zero(file, offset, length),
+            Self::Lun(lun) => Target::zero(lun, offset, length),
+        }
+    }
+
+    fn flush(&self) -> io::Result<()> {
+        match self {
+            Self::File(file) => Target::flush(file),
+            Self::Lun(lun) => Target::flush(lun),
+        }
+    }
+}
+
+/// A device, an image file or an iSCSI LUN that a volume shall be made on.
 #[derive(Debug)]
 pub(crate) struct Opened {
+    /// The path, or a URL without its secret.
     path: PathBuf,
     /// Open for writing; `None` for a file that isn't there in a dry run.
-    file: Option<File>,
+    backing: Option<Backing>,
     metadata: Option<Metadata>,
     /// Size that the volume may use.
     pub(crate) size: u64,
@@ -41,6 +79,9 @@ impl Opened {
     /// Opens the device, or makes the image file if `size` is given; in a `dry_run` nothing is
     /// made.
     pub(crate) fn open(path: &Path, size: Option<u64>, dry_run: bool) -> anyhow::Result<Self> {
+        if IscsiUrl::is_one(path) {
+            return Self::open_iscsi(path, size, dry_run);
+        }
         let name = path.display();
         let metadata = match std::fs::metadata(path) {
             Ok(metadata) => Some(metadata),
@@ -82,7 +123,7 @@ impl Opened {
             .with_context(|| format!("size of {name}"))?;
         Ok(Self {
             path: path.to_owned(),
-            file: Some(file),
+            backing: Some(Backing::File(file)),
             metadata: Some(metadata),
             size: size.unwrap_or(length),
             sector_size,
@@ -90,10 +131,34 @@ impl Opened {
         })
     }
 
+    fn open_iscsi(url: &Path, size: Option<u64>, dry_run: bool) -> anyhow::Result<Self> {
+        let path = scsi::name_of(url)?;
+        if size.is_some() {
+            bail!(
+                "{} is a LUN: its size can't be set; leave --size away",
+                path.display()
+            );
+        }
+        let access = if dry_run {
+            Access::ReadOnly
+        } else {
+            Access::ReadWrite
+        };
+        let lun = scsi::open(url, access, None)?;
+        Ok(Self {
+            path,
+            size: lun.capacity(),
+            sector_size: Some(lun.block_size()),
+            backing: Some(Backing::Lun(lun)),
+            metadata: None,
+            discard: false,
+        })
+    }
+
     fn create(path: &Path, size: u64, dry_run: bool) -> anyhow::Result<Self> {
         let mut opened = Self {
             path: path.to_owned(),
-            file: None,
+            backing: None,
             metadata: None,
             size,
             sector_size: None,
@@ -107,7 +172,7 @@ impl Opened {
                 .open(path);
             let file = file.with_context(|| format!("can't make {}", path.display()))?;
             opened.metadata = Some(file.metadata()?);
-            opened.file = Some(file);
+            opened.backing = Some(Backing::File(file));
             opened.discard = true;
         }
         Ok(opened)
@@ -118,9 +183,9 @@ impl Opened {
         self.path.display()
     }
 
-    /// The open file.
-    pub(crate) fn take_file(&mut self) -> Option<File> {
-        self.file.take()
+    /// Where its blocks go.
+    pub(crate) fn take_backing(&mut self) -> Option<Backing> {
+        self.backing.take()
     }
 
     /// Whether `other` is the same device or file.
@@ -135,12 +200,13 @@ impl Opened {
     }
 
     fn is_image(&self) -> bool {
-        self.metadata.as_ref().is_none_or(Metadata::is_file)
+        !matches!(self.backing, Some(Backing::Lun(_)))
+            && self.metadata.as_ref().is_none_or(Metadata::is_file)
     }
 
     /// Gives an image file its size, its old contents gone.
     pub(crate) fn prepare(&mut self) -> anyhow::Result<()> {
-        if let (Some(file), true) = (&self.file, self.is_image()) {
+        if let (Some(Backing::File(file)), true) = (&self.backing, self.is_image()) {
             let name = self.name();
             // First longer, then empty: a file system without room for the size says so before
             // anything is lost.
@@ -162,8 +228,18 @@ impl Opened {
         personality: Option<Personality>,
         dry_run: bool,
     ) -> anyhow::Result<Vec<u8>> {
-        if self.file.is_none() {
-            return Ok(Vec::new());
+        let bytes = |lun: &dyn Lun| {
+            let identity = lun.identity();
+            identity.map_or_else(Vec::new, |identity| identity.as_str().as_bytes().to_vec())
+        };
+        match &self.backing {
+            None => return Ok(Vec::new()),
+            Some(Backing::Lun(_)) if personality.is_some() => bail!(
+                "{} is a LUN, whose array can do what it can; leave --array away",
+                self.name()
+            ),
+            Some(Backing::Lun(lun)) => return Ok(bytes(lun)),
+            Some(Backing::File(_)) => {}
         }
         if let (Some(personality), false, true) = (personality, dry_run, self.is_image()) {
             let metadata = std::fs::metadata(&self.path)?;
@@ -175,14 +251,20 @@ impl Opened {
                 .with_context(|| format!("can't record the array of {}", self.name()))?;
         }
         let lun = FileLun::open(&self.path, Access::ReadOnly);
-        let identity = lun.ok().and_then(|lun| lun.identity().cloned());
-        Ok(identity.map_or_else(Vec::new, |identity| identity.as_str().as_bytes().to_vec()))
+        Ok(lun.map_or_else(|_| Vec::new(), |lun| bytes(&lun)))
     }
 
     /// What the device holds that someone may still want, in words; `None` when nothing is known.
     pub(crate) fn contents(&self) -> anyhow::Result<Option<String>> {
-        let Some(file) = &self.file else {
-            return Ok(None);
+        let file = match &self.backing {
+            None => return Ok(None),
+            Some(Backing::Lun(lun)) => {
+                let length = lun.capacity().min(signatures::LOOKED_AT as u64);
+                let mut start = vec![0; length as usize];
+                lun.read(DeviceOffset(0), &mut start)?;
+                return Ok(self.found(&start));
+            }
+            Some(Backing::File(file)) => file,
         };
         let mut start = vec![0; signatures::LOOKED_AT];
         let mut filled = 0;
@@ -196,19 +278,24 @@ impl Opened {
             }
         }
         start.truncate(filled);
-        let Some(found) = signatures::find(&start) else {
-            return Ok(None);
-        };
-        Ok(Some(self.vmfs().unwrap_or_else(|| found.to_owned())))
+        Ok(self.found(&start))
+    }
+
+    fn found(&self, start: &[u8]) -> Option<String> {
+        let found = signatures::find(start)?;
+        Some(self.vmfs().unwrap_or_else(|| found.to_owned()))
     }
 
     /// More about a VMFS volume, if it is one: its name, its other extents, who has it mounted.
     fn vmfs(&self) -> Option<String> {
-        let lun: std::sync::Arc<dyn Lun> =
-            std::sync::Arc::new(FileLun::open(&self.path, Access::ReadOnly).ok()?);
+        let whole: Arc<dyn Lun> = match self.backing.as_ref()? {
+            Backing::Lun(lun) => Arc::clone(lun),
+            Backing::File(_) => Arc::new(FileLun::open(&self.path, Access::ReadOnly).ok()?),
+        };
+        let lun = Arc::clone(&whole);
         let parts = look_through(&lun);
         let lun = match parts.into_iter().next() {
-            Some(part) => std::sync::Arc::new(part),
+            Some(part) => Arc::new(part),
             None => lun,
         };
         if let Ok(device) = Device::open(lun)
@@ -220,7 +307,7 @@ impl Opened {
                 entry.first_pe, entry.last_pe, entry.uuid, entry.devices
             ));
         }
-        let volume = open_paths(&[&self.path], Access::ReadOnly).ok()?;
+        let volume = open_luns(vec![whole]).ok()?;
         let fs = FileSystem::open(volume).ok()?;
         let descriptor = fs.descriptor();
         let mut text = format!(

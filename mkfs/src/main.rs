@@ -40,13 +40,13 @@ fn run(arguments: &Arguments) -> anyhow::Result<()> {
         refuse_used(&opened)?;
     }
     let plan = Plan::new(arguments.options(&opened)?).map_err(|error| named(error, &opened))?;
-    let report = Report::new(&plan, arguments);
+    let report = Report::new(&plan, arguments, &opened);
     if !arguments.dry_run {
         for device in &mut opened {
             device.prepare()?;
         }
         let spinner = spinner();
-        let files: Vec<_> = opened.iter_mut().filter_map(Opened::take_file).collect();
+        let files: Vec<_> = opened.iter_mut().filter_map(Opened::take_backing).collect();
         let written = mkfs_vmfs::apply(&plan, &files);
         spinner.finish_and_clear();
         written.context("the volume is not complete and can't be mounted; run mkfs.vmfs again")?;

@@ -5,6 +5,7 @@ use serde::Serialize;
 use vmfs_core::format::{Family, ResourceKind};
 
 use super::cli::Arguments;
+use super::device::Opened;
 use super::size::show;
 
 /// What was made, for people and machines; sizes in bytes.
@@ -38,7 +39,7 @@ struct DeviceReport {
 }
 
 impl Report {
-    pub(crate) fn new(plan: &Plan, arguments: &Arguments) -> Self {
+    pub(crate) fn new(plan: &Plan, arguments: &Arguments, opened: &[Opened]) -> Self {
         let options = plan.options();
         let count = |kind| {
             plan.resource(kind)
@@ -49,11 +50,7 @@ impl Report {
             .iter()
             .map(mkfs_vmfs::SystemFileLayout::blocks)
             .sum();
-        let devices = arguments
-            .devices
-            .iter()
-            .zip(plan.devices())
-            .zip(&options.devices);
+        let devices = opened.iter().zip(plan.devices()).zip(&options.devices);
         Self {
             family: options.family,
             label: options.label.clone(),
@@ -68,8 +65,8 @@ impl Report {
             sub_blocks: count(ResourceKind::SubBlock),
             pointer_blocks: count(ResourceKind::PointerBlock) + count(ResourceKind::PointerBlock2),
             devices: devices
-                .map(|((path, device), spec)| DeviceReport {
-                    path: path.display().to_string(),
+                .map(|((opened, device), spec)| DeviceReport {
+                    path: opened.name().to_string(),
                     uuid: device.uuid.to_string(),
                     size: spec.size,
                     start: device.start,

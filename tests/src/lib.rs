@@ -4,6 +4,7 @@
 //! - [`corpus`]: crafted images, and what fsck.vmfs has to do with them.
 //! - [`crash`]: cuts of the power, and what they may leave.
 //! - [`images`]: the volumes that ESXi made.
+//! - [`network`]: hosts with links that can be cut.
 //! - [`oracle`]: readers that other people wrote.
 //! - [`parsers`]: what fuzzers feed.
 //! - [`random`]: numbers from a seed.
@@ -27,6 +28,7 @@ pub mod corpus;
 )]
 pub mod crash;
 pub mod images;
+pub mod network;
 pub mod oracle;
 pub mod parsers;
 pub mod random;

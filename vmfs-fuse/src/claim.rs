@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail};
 use rustix::fs::{FlockOperation, OFlags};
 use rustix::io::Errno;
+use vmfs_core::scsi::IscsiUrl;
 
 use crate::mount_table;
 
@@ -38,7 +39,9 @@ impl Claim {
     pub(crate) fn take(devices: &[PathBuf], shared: bool) -> anyhow::Result<Self> {
         let start = Instant::now();
         let mut files = Vec::with_capacity(devices.len());
-        for device in devices {
+        // An iSCSI LUN isn't this machine's; there the volume's hosts have to do.
+        let of_this_machine = |device: &&PathBuf| !IscsiUrl::is_one(device);
+        for device in devices.iter().filter(of_this_machine) {
             loop {
                 if let Some(file) = claim(device, shared)? {
                     files.push(file);
@@ -99,7 +102,7 @@ fn claim(device: &Path, shared: bool) -> anyhow::Result<Option<File>> {
 fn mounted_on(devices: &[PathBuf]) -> Option<PathBuf> {
     let sources: Vec<PathBuf> = devices
         .iter()
-        .map(|device| device.canonicalize().unwrap_or_else(|_| device.clone()))
+        .map(|device| mount_table::source(device))
         .collect();
     let table = mount_table::read()?;
     let mount = table

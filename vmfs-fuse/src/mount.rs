@@ -17,6 +17,7 @@ use vmfs_core::fs::FileSystem;
 use crate::daemon::{self, Ready, Role};
 use crate::fuse::{Kernel, Mounted};
 use crate::log::{self, Target};
+use crate::mount_table;
 use crate::mountpoint::Mountpoint;
 use crate::options::{Options, Users};
 use crate::upkeep;
@@ -52,7 +53,7 @@ pub(crate) fn run(request: &Request) -> anyhow::Result<ExitCode> {
     log::start(&request.log, request.verbose)?;
     let path = check_mountpoint(&request.mountpoint)?;
     if request.fake {
-        volume::open_to_read(&request.devices)?;
+        volume::open_to_read(&request.devices, &request.options)?;
         return Ok(ExitCode::SUCCESS);
     }
     let opened = volume::open(&request.devices, &request.options)?;
@@ -66,6 +67,7 @@ pub(crate) fn run(request: &Request) -> anyhow::Result<ExitCode> {
     let closed = fs.close().map_err(|error| {
         anyhow!("not everything is in its place; the next mount completes it: {error}")
     });
+    tell_commands(&fs);
     // Whoever waits for the devices finds them as they are left.
     drop(opened.claim);
     let result = served.and(closed);
@@ -73,6 +75,22 @@ pub(crate) fn run(request: &Request) -> anyhow::Result<ExitCode> {
         tracing::error!("{error:#}");
     }
     result.map(|()| ExitCode::SUCCESS)
+}
+
+/// Logs what was sent to each LUN.
+fn tell_commands(fs: &FileSystem) {
+    for lun in fs.volume().luns() {
+        let counted = lun.counters().snapshot();
+        let used = counted
+            .by_name()
+            .into_iter()
+            .filter(|(_, op)| op.commands > 0);
+        let used: Vec<_> = used
+            .map(|(name, op)| format!("{} {name}", op.commands))
+            .collect();
+        let (list, conflicts) = (used.join(", "), counted.conflicts);
+        tracing::info!("{}: {list}; {conflicts} conflicts", lun.name());
+    }
 }
 
 /// Mounts `fs` on `path`, and answers the kernel until the mount is gone.
@@ -206,8 +224,7 @@ fn source(devices: &[PathBuf]) -> String {
     let Some(first) = devices.first() else {
         return "vmfs".to_owned();
     };
-    let path = first.canonicalize().unwrap_or_else(|_| first.clone());
-    path.display().to_string()
+    mount_table::source(first).display().to_string()
 }
 
 /// Says what to do about a mount that the system refused.

@@ -3,7 +3,9 @@
 use std::ffi::OsString;
 use std::fs;
 use std::os::unix::ffi::OsStringExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+
+use vmfs_core::scsi;
 
 /// A line of the table.
 #[derive(Debug, PartialEq, Eq)]
@@ -22,6 +24,12 @@ pub(crate) fn read() -> Option<Vec<Entry>> {
     let table = fs::read("/proc/self/mountinfo").ok()?;
     let lines = table.split(|&byte| byte == b'\n');
     Some(lines.filter_map(parse).collect())
+}
+
+/// What the table calls `device`: its real path, or an `iscsi://` URL without its secret.
+pub(crate) fn source(device: &Path) -> PathBuf {
+    let name = scsi::name_of(device).unwrap_or_default();
+    name.canonicalize().unwrap_or(name)
 }
 
 fn parse(line: &[u8]) -> Option<Entry> {

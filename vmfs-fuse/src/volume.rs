@@ -30,9 +30,10 @@ pub(crate) struct Opened {
 /// to do.
 pub(crate) fn open(devices: &[PathBuf], options: &Options) -> anyhow::Result<Opened> {
     if options.writing.is_never() {
-        return open_to_read(devices);
+        return open_to_read(devices, options);
     }
-    let volume = match lvm::open_paths(devices, Access::ReadWrite) {
+    let host = options.host.name.as_deref();
+    let volume = match lvm::open_paths_as(devices, Access::ReadWrite, host) {
         Err(LvmError::Lun(LunError::Open { path, source })) if is_protected(&source) => {
             let shown = path.display();
             if options.writing == Writing::Required {
@@ -41,7 +42,7 @@ pub(crate) fn open(devices: &[PathBuf], options: &Options) -> anyhow::Result<Ope
                 ));
             }
             tracing::warn!("{shown} is write-protected, mounting read-only");
-            return open_to_read(devices);
+            return open_to_read(devices, options);
         }
         opened => opened.map_err(whole_message)?,
     };
@@ -65,8 +66,9 @@ pub(crate) fn open(devices: &[PathBuf], options: &Options) -> anyhow::Result<Ope
 }
 
 /// Opens the volume on `devices`, however they can be opened, to be read.
-pub(crate) fn open_to_read(devices: &[PathBuf]) -> anyhow::Result<Opened> {
-    let volume = lvm::open_paths(devices, Access::ReadOnly).map_err(whole_message)?;
+pub(crate) fn open_to_read(devices: &[PathBuf], options: &Options) -> anyhow::Result<Opened> {
+    let host = options.host.name.as_deref();
+    let volume = lvm::open_paths_as(devices, Access::ReadOnly, host).map_err(whole_message)?;
     warn_of_missing(&volume);
     with_root(FileSystem::open(volume).map_err(whole_message)?, None)
 }

@@ -1,12 +1,12 @@
 //! `DEVICE[,DEVICE…][:/PATH]`: a volume and a path on it.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::Arc;
 
 use vmfs_core::fs::{FileSystem, Inode};
 use vmfs_core::lvm::{Volume, open_paths};
-use vmfs_core::scsi::Access;
+use vmfs_core::scsi::{Access, IscsiUrl};
 
 use crate::Common;
 use crate::error::Error;
@@ -24,25 +24,41 @@ impl FromStr for Target {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let (devices, path) = match text.find(":/") {
-            // A file that is really called like that is a device.
-            _ if std::path::Path::new(text).exists() => (text, "/"),
-            Some(at) => (&text[..at], &text[at + 1..]),
-            None => (text, "/"),
-        };
-        let devices: Vec<_> = devices
-            .split(',')
-            .filter(|device| !device.is_empty())
-            .map(PathBuf::from)
-            .collect();
+        let mut devices = Vec::new();
+        let mut rest = text;
+        // A file that is really called like that is a device.
+        if Path::new(text).exists() {
+            devices.push(PathBuf::from(text));
+            rest = "";
+        }
+        while !rest.is_empty() && !rest.starts_with(":/") {
+            let (device, after) = rest.split_at(device_length(rest));
+            if !device.is_empty() {
+                devices.push(PathBuf::from(device));
+            }
+            rest = after.strip_prefix(',').unwrap_or(after);
+        }
+        let path = rest.strip_prefix(':').unwrap_or("/");
         if devices.is_empty() {
-            return Err(format!("{text:?} names no device: write DEVICE:/PATH"));
+            return Err("no device is named: write DEVICE:/PATH".to_owned());
         }
         Ok(Self {
             devices,
             path: path.to_owned(),
         })
     }
+}
+
+/// Length of the device that `text` begins with.
+fn device_length(text: &str) -> usize {
+    if let Some(length) = IscsiUrl::length_in(text) {
+        let rest = &text[length..];
+        if rest.is_empty() || rest.starts_with(',') || rest.starts_with(":/") {
+            return length;
+        }
+    }
+    let path = text.find(":/").unwrap_or(text.len());
+    text[..path].find(',').unwrap_or(path)
 }
 
 impl Target {
@@ -95,5 +111,22 @@ mod tests {
         let target: Target = "a.img".parse().expect("valid");
         assert_eq!((target.devices.len(), target.path.as_str()), (1, "/"));
         assert!(":/x".parse::<Target>().is_err());
+        assert!(",".parse::<Target>().is_err());
+    }
+
+    #[test]
+    fn splits_urls_from_the_path() {
+        let one = "iscsi://me%a,b:c@[::1]:3261/iqn.x:y,z/12";
+        let target: Target = format!("{one},b.img,iscsi://h/iqn.x/0:/vm/a,b")
+            .parse()
+            .expect("valid");
+        let expected = [one, "b.img", "iscsi://h/iqn.x/0"].map(PathBuf::from);
+        assert_eq!(target.devices, expected);
+        assert_eq!(target.path, "/vm/a,b");
+        let target: Target = "iscsi://h/iqn.x/0".parse().expect("valid");
+        assert_eq!((target.devices.len(), target.path.as_str()), (1, "/"));
+        // No URL: the error comes when it is opened.
+        let target: Target = "iscsi://h/iqn.x/a:/vm".parse().expect("valid");
+        assert_eq!(target.devices.len(), 1);
     }
 }

@@ -4,6 +4,7 @@
 //! tgt is an array without COMPARE AND WRITE: hosts lock by RESERVE(6) there. It has persistent
 //! reservations. Its LUNs are sparse files in a temporary folder, which goes with the target.
 
+mod commands;
 mod proxy;
 
 use std::fs::File;
@@ -19,6 +20,8 @@ pub use proxy::Proxy;
 
 /// How long tgtd may take to be there.
 const PATIENCE: Duration = Duration::from_secs(20);
+/// Where tgtd listens.
+const LOCAL: &str = "127.0.0.1";
 const PAUSE: Duration = Duration::from_millis(10);
 
 /// What a target shall be like.
@@ -36,10 +39,10 @@ pub struct Options {
     pub account: Option<(String, String)>,
     /// CHAP name and secret of the target itself.
     pub own_account: Option<(String, String)>,
-    /// The address that it listens at; without a proxy if it isn't this machine's own.
+    /// Whether its disk threads take their time, some more than others.
+    pub slow: bool,
+    /// The address that its proxy listens at.
     pub address: String,
-    /// The network namespace that it runs in.
-    pub namespace: Option<String>,
 }
 
 impl Default for Options {
@@ -51,8 +54,8 @@ impl Default for Options {
             thin: false,
             account: None,
             own_account: None,
-            address: "127.0.0.1".to_owned(),
-            namespace: None,
+            slow: false,
+            address: LOCAL.to_owned(),
         }
     }
 }
@@ -85,8 +88,7 @@ impl Target {
     /// # Panics
     /// When it doesn't start, saying why.
     pub fn start_with(options: Options) -> Self {
-        let folder = tempfile::Builder::new().prefix("tgt").tempdir();
-        let folder = folder.expect("a temporary folder");
+        let folder = folder();
         for lun in 1..=options.luns {
             let file = File::create(folder.path().join(format!("{lun}.img"))).expect("a LUN");
             file.set_len(options.size).expect("room for a LUN");
@@ -102,9 +104,8 @@ impl Target {
             proxy: None,
         };
         target.run();
-        if target.options.namespace.is_none() {
-            target.proxy = Some(Proxy::start(target.direct_address()));
-        }
+        let address = target.options.address.clone();
+        target.proxy = Some(Proxy::start(target.direct_address(), &address));
         target
     }
 
@@ -115,11 +116,13 @@ impl Target {
 
     /// Where a LUN is, through the proxy.
     pub fn url_of(&self, lun: u32) -> String {
-        let address = match &self.proxy {
-            Some(proxy) => proxy.address().to_string(),
-            None => self.direct_address(),
-        };
-        format!("iscsi://{address}/{}/{lun}", self.name)
+        self.url_from(LOCAL, lun)
+    }
+
+    /// Where a LUN is for a host that reaches this machine at `address`, through the proxy.
+    pub fn url_from(&self, address: &str, lun: u32) -> String {
+        let port = self.proxy().address().port();
+        format!("iscsi://{address}:{port}/{}/{lun}", self.name)
     }
 
     /// Where the first LUN is, past the proxy.
@@ -178,13 +181,13 @@ impl Target {
     /// The proxy that [`Target::url`] leads through.
     ///
     /// # Panics
-    /// A target in a network namespace has none.
+    /// Never: a target that was started has one.
     pub fn proxy(&self) -> &Proxy {
         self.proxy.as_ref().expect("a proxy")
     }
 
     fn direct_address(&self) -> String {
-        format!("{}:{}", self.options.address, self.port)
+        format!("{LOCAL}:{}", self.port)
     }
 
     /// Starts tgtd and gives it its LUNs.
@@ -206,10 +209,14 @@ impl Target {
     /// Starts tgtd; gives whether it stays.
     fn listen(&mut self, port: u16) -> bool {
         let log = File::create(self.folder.path().join("log")).expect("a log");
-        let mut command = self.command("tgtd");
+        let mut command = Command::new("tgtd");
+        control(&mut command, self.folder.path());
+        if self.options.slow {
+            command.env("LD_PRELOAD", self.slow_writes());
+        }
         let daemon = command
             .args(["-f", "-C", "1", "--iscsi"])
-            .arg(format!("portal={}:{port}", self.options.address))
+            .arg(format!("portal={LOCAL}:{port}"))
             .stdin(Stdio::null())
             .stdout(log.try_clone().expect("a log"))
             .stderr(log)
@@ -228,9 +235,23 @@ impl Target {
             if socket.exists() && ask.output().is_ok_and(|output| output.status.success()) {
                 return true;
             }
-            assert!(start.elapsed() < PATIENCE, "tgtd is mute");
+            assert!(start.elapsed() < PATIENCE, "tgtd is mute:\n{}", self.log());
             thread::sleep(PAUSE);
         }
+    }
+
+    /// Makes what is preloaded into a slow target.
+    fn slow_writes(&self) -> PathBuf {
+        let (source, library) = (
+            self.folder.path().join("slow.c"),
+            self.folder.path().join("slow.so"),
+        );
+        std::fs::write(&source, include_str!("slow.c")).expect("its source");
+        let mut compiler = Command::new("cc");
+        compiler.args(["-O1", "-shared", "-fPIC", "-o"]);
+        let status = compiler.args([&library, &source]).arg("-ldl").status();
+        assert!(status.expect("a C compiler").success());
+        library
     }
 
     fn configure(&self) {
@@ -279,19 +300,6 @@ impl Target {
         String::from_utf8_lossy(&output.stdout).into_owned()
     }
 
-    fn command(&self, program: &str) -> Command {
-        let mut command = match &self.options.namespace {
-            None => Command::new(program),
-            Some(namespace) => {
-                let mut command = Command::new("ip");
-                command.args(["netns", "exec", namespace, program]);
-                command
-            }
-        };
-        control(&mut command, self.folder.path());
-        command
-    }
-
     /// What tgtd has said.
     pub fn log(&self) -> String {
         std::fs::read_to_string(self.folder.path().join("log")).unwrap_or_default()
@@ -302,6 +310,21 @@ impl Drop for Target {
     fn drop(&mut self) {
         self.stop();
     }
+}
+
+/// A folder for LUNs: in memory, if there is room, so that no test waits for a disk that others use.
+fn folder() -> tempfile::TempDir {
+    const MEMORY: &str = "/dev/shm";
+    const ROOM: u64 = 2 << 30;
+    let free = rustix::fs::statvfs(MEMORY).map_or(0, |fs| fs.f_bavail * fs.f_frsize);
+    let mut builder = tempfile::Builder::new();
+    builder.prefix("tgt");
+    let folder = if free > ROOM {
+        builder.tempdir_in(MEMORY)
+    } else {
+        builder.tempdir()
+    };
+    folder.expect("a temporary folder")
 }
 
 fn tgtadm(folder: &Path) -> Command {

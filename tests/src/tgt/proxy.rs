@@ -1,11 +1,14 @@
 //! A TCP proxy whose connections can be cut and stalled.
 
+use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::sync::{Condvar, Mutex};
 use std::thread::{self, JoinHandle};
+
+use super::commands::Commands;
 
 /// A proxy on this machine. Ends when dropped.
 #[derive(Debug)]
@@ -29,6 +32,8 @@ struct State {
     stalled: [bool; 2],
     /// Bytes that went to the target.
     sent: u64,
+    /// Commands that went to the target, by operation code.
+    commands: BTreeMap<u8, u64>,
     /// Bytes that go from the target to the host before everything is cut.
     answers_left: Option<u64>,
     /// Both ends of every connection that is there, or was.
@@ -42,12 +47,12 @@ enum Way {
 }
 
 impl Proxy {
-    /// Starts one before `target`.
+    /// Starts one before `target`, which listens at `address`.
     ///
     /// # Panics
     /// When this machine has no port for it.
-    pub fn start(target: String) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    pub fn start(target: String, address: &str) -> Self {
+        let listener = TcpListener::bind((address, 0)).expect("a port");
         let address = listener.local_addr().expect("its address");
         let shared = Arc::new(Shared::default());
         let its = Arc::clone(&shared);
@@ -105,6 +110,12 @@ impl Proxy {
         self.shared.lock().sent
     }
 
+    /// How many commands with an operation code have gone to the target so far.
+    pub fn commands(&self, code: u8) -> u64 {
+        let state = self.shared.lock();
+        state.commands.get(&code).copied().unwrap_or(0)
+    }
+
     /// Lets everything through again, what has come meanwhile first.
     pub fn resume(&self) {
         self.shared.lock().stalled = [false; 2];
@@ -149,6 +160,7 @@ impl Shared {
     /// Carries bytes until one end is closed.
     fn copy(&self, mut from: TcpStream, mut to: TcpStream, way: Way) {
         let mut buffer = vec![0; 256 << 10];
+        let mut commands = Commands::default();
         while let Ok(len) = from.read(&mut buffer)
             && len > 0
         {
@@ -165,6 +177,9 @@ impl Shared {
             }
             if way == Way::ToTarget {
                 state.sent += part as u64;
+                for code in commands.follow(&buffer[..part]) {
+                    *state.commands.entry(code).or_default() += 1;
+                }
             }
             drop(state);
             if to.write_all(&buffer[..part]).is_err() {

@@ -230,6 +230,18 @@ pub(super) fn leave(block: &[u8], left: Option<Wish>, me: &Membership) -> Vec<u8
     })
 }
 
+/// Whether `me` is one of several hosts that share the lock.
+pub(super) fn is_listed(block: &[u8], me: &Membership) -> bool {
+    DiskLock::ref_from_prefix(block).is_ok_and(|(lock, _)| {
+        let mut listed = lock.holders.iter().take(lock.holder_count.get() as usize);
+        lock.mode() != LockMode::Exclusive
+            && listed.any(|holder| {
+                (holder.heartbeat.get(), holder.generation.get())
+                    == (me.offset().0, me.generation())
+            })
+    })
+}
+
 fn set_holders(lock: &mut DiskLock, listed: Vec<LockHolder>) {
     lock.holder_count = (listed.len() as u32).into();
     let mut listed = listed.into_iter();

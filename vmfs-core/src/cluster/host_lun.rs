@@ -1,3 +1,4 @@
+use std::cell::Cell;
 use std::sync::Arc;
 
 use super::membership::Membership;
@@ -74,6 +75,33 @@ impl Lun for HostLun {
 
     fn write_zeros(&self, offset: DeviceOffset, length: u64) -> Result<(), LunError> {
         self.in_time(|lun, may| lun.write_zeros_if(offset, length, may))
+    }
+
+    fn write_if(
+        &self,
+        offset: DeviceOffset,
+        data: &[u8],
+        may: &dyn Fn() -> bool,
+    ) -> Result<(), LunError> {
+        let refused = Cell::new(false);
+        let done = self.in_time(|lun, in_time| {
+            let both = || {
+                in_time() && {
+                    refused.set(!may());
+                    !refused.get()
+                }
+            };
+            match lun.write_if(offset, data, &both) {
+                // Asking for the lease once more would change nothing.
+                Err(LunError::Fenced { .. }) if refused.get() => Ok(()),
+                done => done,
+            }
+        });
+        done?;
+        if refused.get() {
+            return Err(LunError::fenced(self.name()));
+        }
+        Ok(())
     }
 
     fn flush(&self) -> Result<(), LunError> {

@@ -557,7 +557,11 @@ impl LockTable {
     ) -> Result<Vec<u8>, LockError> {
         let method = self.membership.method();
         let alone = disk::is_alone(old);
+        if alone && method == LockMethod::Scsi2 {
+            return self.leave_alone(place, left, old);
+        }
         let mut old = old.to_vec();
+        let mut sent = false;
         loop {
             let _reserved = if !alone && method == LockMethod::Scsi2 {
                 Some(Reserved::take(&self.volume, place)?)
@@ -571,6 +575,10 @@ impl LockTable {
                     found => old = found?,
                 }
             }
+            if sent && !alone && left.is_none() && !disk::is_listed(&old, &self.membership) {
+                // It arrived before the reservation was lost.
+                return Ok(old);
+            }
             let new = disk::leave(&old, left, &self.membership);
             let done = match method {
                 LockMethod::Ats => sector::swap(&self.volume, method, place, &old, &new),
@@ -579,6 +587,7 @@ impl LockTable {
                 }
             };
             if sector::is_lost(&done) {
+                sent = true;
                 continue;
             }
             if done? {
@@ -592,6 +601,26 @@ impl LockTable {
                 .into());
             }
         }
+    }
+
+    /// Changes a lock that this host holds alone, so that nobody else writes to it, to what is
+    /// left of it.
+    fn leave_alone(
+        &self,
+        place: VolumeOffset,
+        left: Option<Wish>,
+        old: &[u8],
+    ) -> Result<Vec<u8>, LockError> {
+        let new = disk::leave(old, left, &self.membership);
+        let done = sector::write_once(&self.volume, place, &new)?
+            || sector::swap(&self.volume, LockMethod::Scsi2, place, old, &new)?
+            // It was written after all, and another host has it by now.
+            || disk::has_moved_on(&self.volume, place, disk::token(old))?;
+        if done {
+            return Ok(new);
+        }
+        let lun = self.volume.place(place)?.0.name().to_owned();
+        Err(LvmError::Lun(LunError::Fenced { lun }).into())
     }
 
     fn tidy(entries: &mut HashMap<VolumeOffset, Entry>, place: VolumeOffset) {

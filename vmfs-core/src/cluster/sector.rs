@@ -1,5 +1,7 @@
 //! Sectors that hosts change under each other's eyes.
 
+use std::cell::Cell;
+
 use super::host::LockMethod;
 use crate::lvm::{LvmError, Volume, VolumeOffset};
 use crate::scsi::{Comparison, LunError};
@@ -41,6 +43,29 @@ pub(super) fn swap(
     }
 }
 
+/// Writes a block that no other host writes to before it is written; false if nobody knows whether
+/// it was. A LUN that got no answer would send it again, when another host may have changed it by
+/// then.
+pub(super) fn write_once(
+    volume: &Volume,
+    offset: VolumeOffset,
+    new: &[u8],
+) -> Result<bool, LvmError> {
+    let asked = Cell::new(0);
+    let first = || {
+        asked.set(asked.get() + 1);
+        asked.get() == 1
+    };
+    let (lun, place) = volume.place(offset)?;
+    match lun.write_if(place, new, &first) {
+        Err(LunError::Fenced { .. }) if asked.get() > 1 => Ok(false),
+        done => {
+            done?;
+            Ok(true)
+        }
+    }
+}
+
 /// The part of [`swap`] that is done while the LUN is reserved.
 pub(super) fn compare_then_write(
     volume: &Volume,
@@ -48,8 +73,10 @@ pub(super) fn compare_then_write(
     old: &[u8],
     new: &[u8],
 ) -> Result<bool, LvmError> {
-    if read(volume, offset)? != old {
-        return Ok(false);
+    let found = read(volume, offset)?;
+    if found != old {
+        // It may have arrived before the reservation was lost.
+        return Ok(found == new);
     }
     volume.write(offset, new)?;
     Ok(true)

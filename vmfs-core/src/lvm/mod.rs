@@ -16,7 +16,7 @@ pub use device::{Device, PhysicalExtent};
 pub use error::LvmError;
 pub use extend::{Extended, NewDevice, extend};
 pub use grow::{Grown, grow};
-pub use open::{open_luns, open_paths, unwrap_partition};
+pub use open::{open_luns, open_paths, open_paths_as, unwrap_partition};
 pub use rescue::{Assembled, assemble_damaged};
 pub use resignature::{NewSignature, Resignatured, resignature};
 pub use snapshot::Origin;

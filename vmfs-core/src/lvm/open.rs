@@ -9,24 +9,41 @@ use super::error::LvmError;
 use super::volume::Volume;
 use crate::format::{FS_DESCRIPTOR_OFFSET, FsDescriptor};
 use crate::scsi::{
-    Access, DeviceOffset, FileLun, Lun, LunError, PatientLun, SystemClock, look_through,
+    self, Access, DeviceOffset, IscsiUrl, Lun, LunError, PatientLun, SystemClock, look_through,
 };
 
 /// How long a read waits for a LUN that other hosts reserve.
 const RESERVED: Duration = Duration::from_secs(30);
 
-/// Opens the volume that the image files or block devices at `paths` make up, in any order.
+/// Opens the volume that the image files, block devices or iSCSI LUNs at `paths` make up, in any
+/// order.
 ///
-/// Each path may be a device with an LVM header, a disk with a VMFS partition, or, alone, a
+/// Each may be a device with an LVM header, a disk with a VMFS partition, or, alone, a
 /// volume imaged above LVM.
 ///
 /// # Errors
 /// [`LvmError`] naming the path that doesn't fit and why.
 pub fn open_paths<P: AsRef<Path>>(paths: &[P], access: Access) -> Result<Volume, LvmError> {
+    open_paths_as(paths, access, None)
+}
+
+/// What [`open_paths`] does, as the host called `host` by iSCSI targets; without a name, as this
+/// machine.
+///
+/// # Errors
+/// As [`open_paths`].
+pub fn open_paths_as<P: AsRef<Path>>(
+    paths: &[P],
+    access: Access,
+    host: Option<&str>,
+) -> Result<Volume, LvmError> {
     let luns = paths
         .iter()
         .map(|path| {
-            let lun = Arc::new(FileLun::open(path.as_ref(), access)?);
+            let path = path.as_ref();
+            // To an image's array each process is a host of its own.
+            let host = host.filter(|_| IscsiUrl::is_one(path));
+            let lun = scsi::open(path, access, host)?;
             let (clock, seed) = (Arc::new(SystemClock), u64::from(std::process::id()));
             let patient = PatientLun::for_reading(lun, clock, RESERVED, seed);
             Ok(Arc::new(patient) as Arc<dyn Lun>)

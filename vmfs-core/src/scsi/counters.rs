@@ -151,6 +151,23 @@ impl OpCounter {
 }
 
 impl Snapshot {
+    /// Each command's name and numbers.
+    pub fn by_name(&self) -> [(&'static str, OpSnapshot); 11] {
+        [
+            ("READ", self.reads),
+            ("WRITE", self.writes),
+            ("WRITE SAME", self.zeroings),
+            ("SYNCHRONIZE CACHE", self.flushes),
+            ("COMPARE AND WRITE", self.compare_and_writes),
+            ("UNMAP", self.unmaps),
+            ("RESERVE", self.reserves),
+            ("RELEASE", self.releases),
+            ("PERSISTENT RESERVE IN", self.persistent_ins),
+            ("PERSISTENT RESERVE OUT", self.persistent_outs),
+            ("LOGICAL UNIT RESET", self.resets),
+        ]
+    }
+
     /// Numbers in [`Snapshot::to_words`].
     pub(super) const WORDS: usize = 4 * 11 + 2;
 

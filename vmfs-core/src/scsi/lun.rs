@@ -162,6 +162,10 @@ pub trait Lun: Send + Sync + fmt::Debug {
 
     /// Takes the LUN for this host alone: other hosts' commands fail with
     /// [`LunError::ReservationConflict`] until [`Lun::release`], or until the host is gone.
+    ///
+    /// The host's threads have it together, and the first release gives it back. If it is lost,
+    /// the next command of the thread that took it, and of no other, fails with
+    /// [`LunError::ReservationLost`] and isn't carried out.
     fn reserve(&self) -> Result<(), LunError> {
         Err(LunError::unsupported(self.name(), "RESERVE"))
     }

@@ -6,6 +6,7 @@ use parking_lot::Mutex;
 use super::array::{Attention, Demand, LunIdentity, Nexus, Personality, Refusal, ReservationState};
 use super::counters::{Counters, OpCounter};
 use super::error::LunError;
+use super::holder::Holder;
 use super::lun::{Access, Capabilities, Comparison, DeviceOffset, Lun};
 use super::lun::{check_comparison, check_range};
 use super::memory_lun::{MemoryLun, Pages};
@@ -78,6 +79,7 @@ impl MemoryArray {
             },
             name: format!("{} of {initiator}", self.shared.name),
             counters: Counters::default(),
+            holder: Holder::default(),
         }
     }
 
@@ -122,7 +124,12 @@ pub struct MemoryPort {
     nexus: Nexus,
     name: String,
     counters: Counters,
+    /// Which of its threads has reserved the LUN last.
+    holder: Holder,
 }
+
+/// The command that a thread learns by that another one has lost the LUN.
+const RESERVE: &str = "RESERVE";
 
 impl MemoryPort {
     /// Runs one command, counted by what `op` picks: on the port and on the array.
@@ -136,7 +143,8 @@ impl MemoryPort {
         op(&self.shared.counters).count(bytes, || {
             op(&self.counters).count(bytes, || {
                 let mut lun = self.shared.lun.lock();
-                if lun.reservations.has_lost(self.nexus.port) {
+                let concerned = command == RESERVE || self.holder.is_this_thread();
+                if concerned && lun.reservations.has_lost(self.nexus.port) {
                     return Err(LunError::lost(&self.name, command));
                 }
                 run(&mut lun).map_err(|refusal| {
@@ -306,11 +314,13 @@ impl Lun for MemoryPort {
 
     fn reserve(&self) -> Result<(), LunError> {
         self.command(
-            "RESERVE",
+            RESERVE,
             0,
             |all| &all.reserves,
             |lun| lun.reservations.reserve(&self.nexus),
-        )
+        )?;
+        self.holder.set();
+        Ok(())
     }
 
     fn release(&self) -> Result<(), LunError> {

@@ -9,10 +9,8 @@ use mkfs_vmfs::{GrownFileSystem, contents_of, grow_file_system, refuse_in_use};
 use serde::Serialize;
 use vmfs_core::format::{FS_DESCRIPTOR_OFFSET, VMFS_MAGIC, VMFSL_MAGIC};
 use vmfs_core::fs::FileSystem;
-use vmfs_core::lvm::{
-    Device, Extended, Grown, LvmError, NewDevice, VolumeOffset, extend, grow, open_luns,
-};
-use vmfs_core::scsi::{Access, FileLun, Lun};
+use vmfs_core::lvm::{Device, Extended, Grown, NewDevice, VolumeOffset, extend, grow, open_luns};
+use vmfs_core::scsi::{self, Access, Lun};
 
 use super::{Random, new_uuid, open};
 use crate::Common;
@@ -105,7 +103,13 @@ pub(super) fn extend_volume(
         .collect::<Result<Vec<_>, Error>>()?;
     // Those of an interrupted job are the volume's already.
     let members = added.iter().map(|new| Arc::clone(&new.lun));
-    let members: Luns = members.filter(|lun| Device::is_lvm(&**lun)).collect();
+    let mut joined = Luns::new();
+    for lun in members {
+        if Device::is_lvm(&*lun) {
+            joined.push(lun);
+        }
+    }
+    let members = joined;
     let so_far = [&luns[..], &members[..]].concat();
     match open_luns(so_far.clone()) {
         Ok(_) => refuse_mounted(&so_far, force)?,
@@ -135,9 +139,10 @@ pub(super) fn extend_volume(
 fn refuse_twice(devices: &[PathBuf], new: &[PathBuf]) -> Result<(), Error> {
     let mut seen = Vec::new();
     for path in devices.iter().chain(new) {
-        let real = std::fs::canonicalize(path).unwrap_or_else(|_| path.clone());
+        let name = scsi::name_of(path)?;
+        let real = std::fs::canonicalize(&name).unwrap_or_else(|_| name.clone());
         if seen.contains(&real) {
-            let text = format!("{} is given twice", path.display());
+            let text = format!("{} is given twice", name.display());
             return Err(Error::Usage(text));
         }
         seen.push(real);
@@ -205,18 +210,15 @@ fn open_all(devices: &[PathBuf]) -> Result<Luns, Error> {
 /// A device to add, which must be empty unless `force`d or of a VMFS volume, about which the
 /// volume layer decides.
 fn open_new(path: &Path, force: bool) -> Result<Arc<dyn Lun>, Error> {
-    let lun = FileLun::open(path, Access::ReadWrite).map_err(LvmError::from)?;
+    let lun = scsi::open(path, Access::ReadWrite, None)?;
     if !force
-        && !Device::is_lvm(&lun)
-        && let Some(found) = contents_of(&lun)?
+        && !Device::is_lvm(&*lun)
+        && let Some(found) = contents_of(&*lun)?
     {
-        let text = format!(
-            "{} holds {found}; give --force to overwrite it",
-            path.display()
-        );
+        let text = format!("{} holds {found}; give --force to overwrite it", lun.name());
         return Err(Error::Usage(text));
     }
-    Ok(Arc::new(lun))
+    Ok(lun)
 }
 
 /// The file system on `luns`; `None` when there is none.

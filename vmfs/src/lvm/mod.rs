@@ -11,7 +11,7 @@ use clap::Subcommand;
 use serde::Serialize;
 use vmfs_core::format::{Uuid, text};
 use vmfs_core::lvm::{Device, LvmError, NewSignature, Origin, resignature, unwrap_partition};
-use vmfs_core::scsi::{Access, ArrayState, FileLun, Lun, LunIdentity, Personality};
+use vmfs_core::scsi::{self, Access, ArrayState, Lun, LunIdentity, Personality};
 
 use crate::Common;
 use crate::error::Error;
@@ -106,9 +106,8 @@ pub(crate) fn run(args: &Args, common: &Common) -> Result<(), Error> {
 }
 
 fn open(path: &Path, access: Access) -> Result<Arc<dyn Lun>, Error> {
-    let open = || -> Result<Arc<dyn Lun>, LvmError> {
-        unwrap_partition(Arc::new(FileLun::open(path, access)?))
-    };
+    let open =
+        || -> Result<Arc<dyn Lun>, LvmError> { unwrap_partition(scsi::open(path, access, None)?) };
     open().map_err(|error| Error::Open(error.to_string()))
 }
 

@@ -73,8 +73,14 @@ impl Command {
         Self::new("TEST UNIT READY", Repeat::Always, &[0; 6])
     }
 
+    /// INQUIRY for the standard data.
+    pub(super) fn inquiry(room: u16) -> Self {
+        let [high, low] = room.to_be_bytes();
+        Self::new("INQUIRY", Repeat::Always, &[0x12, 0, 0, high, low, 0])
+    }
+
     /// INQUIRY for a vital product data page.
-    pub(super) fn inquiry(page: u8, room: u16) -> Self {
+    pub(super) fn inquire_page(page: u8, room: u16) -> Self {
         let [high, low] = room.to_be_bytes();
         Self::new("INQUIRY", Repeat::Always, &[0x12, 1, page, high, low, 0])
     }
@@ -190,7 +196,7 @@ mod tests {
         );
         assert_eq!(Command::write_same(0, 1, true).bytes()[1], 8);
         assert_eq!(
-            Command::inquiry(0x83, 0x1234).bytes(),
+            Command::inquire_page(0x83, 0x1234).bytes(),
             [0x12, 1, 0x83, 0x12, 0x34, 0]
         );
         assert_eq!(

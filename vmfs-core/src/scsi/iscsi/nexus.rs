@@ -3,14 +3,16 @@
 //! A command that has no answer when the connection is lost is sent again on the next one, if
 //! that does no harm:
 //! - The new session has the number of the old one, so that the target ends whatever the old one
-//!   had begun before it lets the new one in (RFC 7143, 6.3.5): nothing of it lands later.
+//!   had begun before it lets the new one in (RFC 7143, 6.3.5): nothing of it lands later. A target
+//!   that doesn't wait for that ([`Quirks`]) is made to before anything else is sent.
 //! - Commands that change nothing are sent again as long as patience lasts. Writes do the same
 //!   when they are carried out twice, but another host may take this one for dead meanwhile and
 //!   have the blocks: a host that knows asks itself before each sending ([`Ticket::provided`]), one
 //!   that is registered with the LUN is fenced off by its key, and any other sends them only
 //!   [`IscsiTimeouts::change`] long, which is shorter than a lease.
-//! - RESERVE(6) ends with the connection. Whatever was under way when a reservation was lost,
-//!   reads included, fails with [`Failure::ReservationLost`] and is not sent again.
+//! - RESERVE(6) ends with the connection. What the thread that had reserved does until it releases
+//!   fails then with [`Failure::ReservationLost`], reads included, and is not sent again. Other
+//!   threads' commands needed no reservation.
 //! - A registration is by initiator, session number and, with some targets, login. After a login
 //!   this host asks whether its key is still known. If not it was fenced, and what was under way
 //!   fails as above; if only the login is new to the target, it registers once more.
@@ -18,7 +20,8 @@
 //!   looks what is there.
 
 use std::io;
-use std::thread;
+use std::sync::OnceLock;
+use std::thread::{self, ThreadId};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -26,6 +29,7 @@ use vmfs_iscsi::{Answer, Connection, Data, Epoch, Moment, Sense, Status, Unanswe
 
 use super::command::{self, Command, Repeat};
 use super::persistent;
+use super::quirks::Quirks;
 use crate::scsi::array::Attention;
 use crate::scsi::persistent::Key;
 
@@ -111,19 +115,31 @@ impl Failure {
 pub(super) struct Nexus {
     connection: Connection,
     timeouts: IscsiTimeouts,
-    /// The epoch in which this host has made known again what it held before.
-    prepared: Mutex<Option<Epoch>>,
+    /// What is known of the target; asked for before anything is written.
+    quirks: OnceLock<Quirks>,
+    prepared: Mutex<Prepared>,
     held: Mutex<Held>,
+}
+
+/// How far a session is.
+#[derive(Debug, Default)]
+struct Prepared {
+    /// The epoch in which this host has made known again what it held before.
+    epoch: Option<Epoch>,
+    /// Commands of a session that is over may still be under way.
+    has_left: bool,
 }
 
 /// What this host holds.
 #[derive(Debug, Default)]
 struct Held {
-    /// The epoch in which it has the LUN by RESERVE(6).
-    reserved: Option<Epoch>,
+    /// The epoch in which it has the LUN by RESERVE(6), and the thread that reserved it.
+    reserved: Option<(Epoch, ThreadId)>,
+    /// The thread whose reservation was lost, until a command of it has failed.
+    lost_by: Option<ThreadId>,
     /// The key that it is registered with.
     key: Option<Key>,
-    /// Counts reservations and registrations that were lost.
+    /// Counts registrations that were lost.
     losses: u64,
     /// One was lost and no command has failed for it yet.
     untold: bool,
@@ -134,6 +150,8 @@ struct Held {
 #[derive(Clone, Copy)]
 pub(super) struct Ticket<'a> {
     losses: u64,
+    /// The epoch of the reservation that its thread had.
+    reserved: Option<Epoch>,
     given: Moment,
     /// Whether blocks may be changed, asked each time before it is done.
     may: Option<&'a dyn Fn() -> bool>,
@@ -162,19 +180,38 @@ impl Nexus {
         Self {
             connection,
             timeouts,
+            quirks: OnceLock::new(),
             prepared: Mutex::default(),
             held: Mutex::default(),
         }
     }
 
+    /// What the target is known for.
+    pub(super) fn know(&self, quirks: Quirks) {
+        // A LUN is asked once.
+        let _ = self.quirks.set(quirks);
+    }
+
+    fn is_by_the_book(&self) -> bool {
+        self.quirks.get().is_none_or(|quirks| quirks.is_by_the_book)
+    }
+
     /// A command is given: fails if the one before would have had to.
     pub(super) fn begin<'a>(&self) -> Result<Ticket<'a>, Failure> {
+        let me = thread::current().id();
         let mut held = self.held.lock();
+        if held.lost_by == Some(me) {
+            held.lost_by = None;
+            return Err(Failure::ReservationLost { by_cut: false });
+        }
         if std::mem::take(&mut held.untold) {
             return Err(Failure::ReservationLost { by_cut: false });
         }
         Ok(Ticket {
             losses: held.losses,
+            reserved: held
+                .reserved
+                .and_then(|(epoch, thread)| (thread == me).then_some(epoch)),
             given: Moment::now(),
             may: None,
         })
@@ -183,11 +220,12 @@ impl Nexus {
     /// What `ticket` is once it is known what was lost with the connection, for who finds out
     /// what that means.
     pub(super) fn settle<'a>(&self, ticket: &Ticket<'a>) -> Result<Ticket<'a>, Failure> {
-        self.session(ticket, &Command::test_unit_ready())?;
+        self.session(ticket, &Command::test_unit_ready(), false)?;
         let mut held = self.held.lock();
         held.untold = false;
         Ok(Ticket {
             losses: held.losses,
+            reserved: None,
             ..*ticket
         })
     }
@@ -208,7 +246,7 @@ impl Nexus {
         let mut sent = false;
         loop {
             self.still_in_time(ticket, command, sent)?;
-            let epoch = self.session(ticket, command)?;
+            let epoch = self.session(ticket, command, sent)?;
             self.check(ticket, epoch)?;
             if command.repeat != Repeat::Always && ticket.may.is_some_and(|may| !may()) {
                 return Err(Failure::Fenced);
@@ -225,10 +263,13 @@ impl Nexus {
                     Verdict::Later => patience.pause(),
                 },
                 Err(Unanswered::NotSent) => {}
-                Err(Unanswered::Lost) if command.repeat == Repeat::Never => {
-                    return Err(Failure::Unclear);
-                }
                 Err(Unanswered::Lost) => {
+                    if command.repeat != Repeat::Always {
+                        self.prepared.lock().has_left |= !self.is_by_the_book();
+                    }
+                    if command.repeat == Repeat::Never {
+                        return Err(Failure::Unclear);
+                    }
                     tracing::debug!(command = command.name, "no answer, sent again");
                     sent = true;
                 }
@@ -242,14 +283,20 @@ impl Nexus {
         let command = Command::test_unit_ready();
         loop {
             self.still_in_time(ticket, &command, true)?;
-            let epoch = self.session(ticket, &command)?;
+            // Not prepared: whoever is to be reset may have reserved the LUN.
+            let until = self.until(ticket, &command);
+            let epoch = self.epoch(until)?;
             match self.connection.reset_lun(epoch, self.timeouts.command) {
                 Ok(Answer {
                     status: Status::Good,
                     ..
                 }) => {
-                    // The target ends this host's commands as well, and doesn't answer them.
-                    self.connection.renew(epoch);
+                    if self.is_by_the_book() {
+                        // The target ends this host's commands as well, and doesn't answer them.
+                        self.connection.renew(epoch);
+                    }
+                    // What was under way has ended, whichever session it was of.
+                    self.prepared.lock().has_left = false;
                     return Ok(());
                 }
                 Ok(answer) => {
@@ -264,7 +311,7 @@ impl Nexus {
     /// RESERVE(6).
     pub(super) fn reserve(&self, ticket: &Ticket<'_>) -> Result<(), Failure> {
         let (_, epoch) = self.run_for(ticket, &Command::reserve(), Data::None)?;
-        self.held.lock().reserved = Some(epoch);
+        self.held.lock().reserved = Some((epoch, thread::current().id()));
         Ok(())
     }
 
@@ -283,9 +330,9 @@ impl Nexus {
     pub(super) fn registered(&self, key: Option<Key>, epoch: Epoch) {
         self.held.lock().key = key;
         let mut prepared = self.prepared.lock();
-        if *prepared != Some(epoch) {
+        if prepared.epoch != Some(epoch) {
             // Another login was prepared before the key was known here.
-            *prepared = None;
+            prepared.epoch = None;
         }
     }
 
@@ -297,8 +344,11 @@ impl Nexus {
     /// Whether a command that was given when `ticket` was may be sent in `epoch`.
     fn check(&self, ticket: &Ticket<'_>, epoch: Epoch) -> Result<(), Failure> {
         let mut held = self.held.lock();
-        if held.reserved.is_some_and(|reserved| reserved != epoch) {
-            held.lose_reservation();
+        held.notice(epoch);
+        let now = held.reserved.map(|(epoch, _)| epoch);
+        if ticket.reserved.is_some() && ticket.reserved != now {
+            held.lost_by = None;
+            return Err(Failure::ReservationLost { by_cut: true });
         }
         if ticket.losses == held.losses {
             return Ok(());
@@ -339,19 +389,39 @@ impl Nexus {
         Err(Failure::Io(io::Error::new(io::ErrorKind::TimedOut, text)))
     }
 
-    /// The present session, in which this host has made itself known.
-    fn session(&self, ticket: &Ticket<'_>, command: &Command) -> Result<Epoch, Failure> {
+    /// The present session.
+    fn epoch(&self, until: Moment) -> Result<Epoch, Failure> {
+        self.connection.epoch(until).map_err(|error| {
+            Failure::Io(io::Error::new(io::ErrorKind::TimedOut, error.to_string()))
+        })
+    }
+
+    /// The present session, in which this host has made itself known, and in which nothing of an
+    /// earlier one is under way any more. `sent`: the command may be.
+    fn session(
+        &self,
+        ticket: &Ticket<'_>,
+        command: &Command,
+        sent: bool,
+    ) -> Result<Epoch, Failure> {
         let until = self.until(ticket, command);
         loop {
-            let epoch = self.connection.epoch(until).map_err(|error| {
-                Failure::Io(io::Error::new(io::ErrorKind::TimedOut, error.to_string()))
-            })?;
+            let epoch = self.epoch(until)?;
             let mut prepared = self.prepared.lock();
-            if *prepared == Some(epoch) {
+            let is_known = prepared.epoch == Some(epoch);
+            // A thread that has reserved the LUN since then did so after all that concerns it.
+            let in_between = self.held.lock().is_reserved_in(epoch);
+            if is_known && (!prepared.has_left || in_between && !sent) {
                 return Ok(epoch);
             }
-            match self.prepare(epoch, until) {
-                Ok(()) => *prepared = Some(epoch),
+            if is_known && in_between {
+                drop(prepared);
+                thread::sleep(SHORT_PAUSE);
+                self.still_in_time(ticket, command, sent)?;
+                continue;
+            }
+            match self.prepare(&mut prepared, epoch, until) {
+                Ok(()) => {}
                 Err(Stopped::Cut) => self.still_in_time(ticket, command, false)?,
                 Err(Stopped::Failed(failure)) => return Err(failure),
             }
@@ -359,15 +429,21 @@ impl Nexus {
     }
 
     /// Makes this host known in a new session, before anything else is sent in it.
-    fn prepare(&self, epoch: Epoch, until: Moment) -> Result<(), Stopped> {
-        let had_reserved = {
-            let mut held = self.held.lock();
-            let had = held.reserved.is_some_and(|reserved| reserved != epoch);
-            if had {
-                held.lose_reservation();
-            }
-            had
-        };
+    fn prepare(&self, prepared: &mut Prepared, epoch: Epoch, until: Moment) -> Result<(), Stopped> {
+        let had_reserved = self.held.lock().notice(epoch);
+        if prepared.has_left {
+            self.end_last_session(epoch, until)?;
+            prepared.has_left = false;
+        }
+        if prepared.epoch == Some(epoch) {
+            return Ok(());
+        }
+        self.make_known(epoch, until, had_reserved)?;
+        prepared.epoch = Some(epoch);
+        Ok(())
+    }
+
+    fn make_known(&self, epoch: Epoch, until: Moment, had_reserved: bool) -> Result<(), Stopped> {
         self.wait_until_ready(epoch, until)?;
         if had_reserved {
             // To the target this may be the nexus that the reservation belongs to.
@@ -385,6 +461,29 @@ impl Nexus {
                 Ok(())
             }
             _ => Ok(()),
+        }
+    }
+
+    /// Waits until nothing is under way any more that this host's last session had begun, by a LUN
+    /// reset, whose answer waits for it. The LUN is reserved before, so that no other host loses
+    /// a reservation by it.
+    fn end_last_session(&self, epoch: Epoch, until: Moment) -> Result<(), Stopped> {
+        let mut patience = Patience::default();
+        loop {
+            self.wait_until_ready(epoch, until)?;
+            let answer = self.ask(epoch, &Command::reserve(), Data::None)?;
+            match answer.status {
+                Status::Good => break,
+                Status::ReservationConflict if Moment::now() < until => patience.pause(),
+                Status::ReservationConflict => return Err(Stopped::Failed(Failure::Conflict)),
+                status => return Err(Stopped::Failed(unexpected(status))),
+            }
+        }
+        let time = self.timeouts.command;
+        let answer = self.connection.reset_lun(epoch, time);
+        match answer.map_err(|_| Stopped::Cut)?.status {
+            Status::Good => self.wait_until_ready(epoch, until),
+            status => Err(Stopped::Failed(unexpected(status))),
         }
     }
 
@@ -487,20 +586,27 @@ impl Nexus {
 
     /// A unit attention came instead of an answer.
     fn attend(&self, ticket: &Ticket<'_>, epoch: Epoch, code: u16) -> Result<Verdict, Failure> {
+        if code == COMMANDS_CLEARED && self.is_by_the_book() {
+            // Others of this host's commands are among them, and stay without an answer.
+            self.connection.renew(epoch);
+        }
         let Some(attention) = attention(code) else {
             return Ok(Verdict::Again);
         };
         let lost = {
             let mut held = self.held.lock();
             held.hear(attention);
-            if attention == Attention::Reset && held.reserved.is_some() {
+            if attention == Attention::Reset {
                 held.lose_reservation();
             }
-            let lost = held.losses != ticket.losses;
-            held.untold &= !lost;
-            lost
+            let fenced = held.losses != ticket.losses;
+            held.untold &= !fenced;
+            if ticket.reserved.is_some() {
+                held.lost_by = None;
+            }
+            fenced || ticket.reserved.is_some() && held.reserved.is_none()
         };
-        if attention == Attention::Reset {
+        if attention == Attention::Reset && self.is_by_the_book() {
             // Others of this host's commands may have been ended without an answer.
             self.connection.renew(epoch);
         }
@@ -513,10 +619,23 @@ impl Nexus {
 }
 
 impl Held {
+    /// The session is that of `epoch`: gives whether a reservation went with an earlier one.
+    fn notice(&mut self, epoch: Epoch) -> bool {
+        let lost = self.reserved.is_some() && !self.is_reserved_in(epoch);
+        if lost {
+            self.lose_reservation();
+        }
+        lost
+    }
+
+    fn is_reserved_in(&self, epoch: Epoch) -> bool {
+        self.reserved.is_some_and(|(reserved, _)| reserved == epoch)
+    }
+
     fn lose_reservation(&mut self) {
-        self.reserved = None;
-        self.losses += 1;
-        self.untold = true;
+        if let Some((_, thread)) = self.reserved.take() {
+            self.lost_by = Some(thread);
+        }
     }
 
     /// Takes in what the target says of this host's registration.
@@ -587,6 +706,8 @@ const ILLEGAL_REQUEST: u8 = 5;
 const UNIT_ATTENTION: u8 = 6;
 const ABORTED_COMMAND: u8 = 11;
 const MISCOMPARE: u8 = 14;
+/// COMMANDS CLEARED BY ANOTHER INITIATOR.
+const COMMANDS_CLEARED: u16 = 0x2f00;
 
 /// What a unit attention is to this house; nothing if it doesn't matter.
 fn attention(code: u16) -> Option<Attention> {

@@ -19,7 +19,7 @@ pub(super) struct Capacity {
 /// number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Limits {
-    /// COMPARE AND WRITE.
+    /// COMPARE AND WRITE; 0 if the target says that it doesn't have it.
     pub(super) compare: u8,
     /// READ and WRITE.
     pub(super) transfer: u32,
@@ -42,6 +42,8 @@ impl Default for Limits {
 
 /// Room for [`Capacity::parse`].
 pub(super) const CAPACITY_ROOM: usize = 32;
+/// Room for standard INQUIRY data, as far as it is looked at.
+pub(super) const STANDARD_ROOM: usize = 36;
 /// Room for any vital product data page.
 pub(super) const PAGE_ROOM: usize = 1024;
 
@@ -84,10 +86,7 @@ impl Limits {
         let limit = |number: u32| if number == 0 { u32::MAX } else { number };
         let same = number(rest, 36 - 4).map_or(0, u64::from_be_bytes);
         Self {
-            compare: match rest.get(5 - 4) {
-                None | Some(0) => u8::MAX,
-                Some(blocks) => *blocks,
-            },
+            compare: rest.get(5 - 4).copied().unwrap_or(u8::MAX),
             transfer: limit(field(8)),
             unmap: Some(field(20)).filter(|blocks| *blocks > 0 && field(24) > 0),
             same: limit(u32::try_from(same).unwrap_or(u32::MAX)),

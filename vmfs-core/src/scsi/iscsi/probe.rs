@@ -8,8 +8,9 @@ use vmfs_iscsi::{Data, Moment};
 
 use super::command::{self, Command, UNKNOWN_COMMAND};
 use super::nexus::{Failure, Nexus};
-use super::pages::{self, CAPACITY_ROOM, Capacity, Limits, PAGE_ROOM};
+use super::pages::{self, CAPACITY_ROOM, Capacity, Limits, PAGE_ROOM, STANDARD_ROOM};
 use super::persistent;
+use super::quirks::Quirks;
 use crate::scsi::array::LunIdentity;
 use crate::scsi::lun::Capabilities;
 
@@ -40,6 +41,9 @@ pub(super) enum Zeroing {
 
 /// Asks for everything.
 pub(super) fn probe(nexus: &Nexus) -> Result<Found, Failure> {
+    let standard = Command::inquiry(STANDARD_ROOM as u16);
+    let quirks = Quirks::of(&ask(nexus, &standard, STANDARD_ROOM)?);
+    nexus.know(quirks);
     let room = ask(
         nexus,
         &Command::read_capacity(CAPACITY_ROOM as u32),
@@ -73,9 +77,9 @@ pub(super) fn probe(nexus: &Nexus) -> Result<Found, Failure> {
         Zeroing::Same
     };
     let capabilities = Capabilities {
-        // COMPARE AND WRITE of no blocks compares and writes nothing.
-        compare_and_write: may_have(nexus, command::COMPARE_AND_WRITE)?
-            && knows(nexus, &Command::compare_and_write(0, 0), Data::None)?,
+        compare_and_write: quirks.knows_itself
+            && limits.compare > 0
+            && has_compare_and_write(nexus)?,
         // RELEASE of what isn't reserved does nothing.
         reserve: may_have(nexus, command::RESERVE)?
             && knows(nexus, &Command::release(), Data::None)?,
@@ -91,14 +95,21 @@ pub(super) fn probe(nexus: &Nexus) -> Result<Found, Failure> {
     })
 }
 
+/// A target that says that it has COMPARE AND WRITE, or doesn't say, is given one of no blocks, which
+/// compares and writes nothing: what a target says of itself is not enough. An array that says that
+/// it lacks the command never sees one.
+fn has_compare_and_write(nexus: &Nexus) -> Result<bool, Failure> {
+    Ok(may_have(nexus, command::COMPARE_AND_WRITE)?
+        && knows(nexus, &Command::compare_and_write(0, 0), Data::None)?)
+}
+
 fn has_persistent_reservations(nexus: &Nexus) -> Result<bool, Failure> {
     let mut room = vec![0; persistent::ROOM.into()];
     let command = Command::persistent_in(command::READ_KEYS, persistent::ROOM);
     knows(nexus, &command, Data::In(&mut room))
 }
 
-/// Whether the target knows a command, which is given to it. What a target says of itself is not
-/// enough: tgt says that it has any.
+/// Whether the target knows a command, which is given to it.
 fn knows(nexus: &Nexus, command: &Command, data: Data<'_>) -> Result<bool, Failure> {
     match nexus.run(command, data) {
         Err(Failure::Illegal(sense)) => Ok(sense.code != UNKNOWN_COMMAND),
@@ -120,7 +131,11 @@ fn may_have(nexus: &Nexus, code: u8) -> Result<bool, Failure> {
 
 /// A vital product data page; nothing if the target doesn't have it.
 fn page(nexus: &Nexus, code: u8) -> Result<Option<Vec<u8>>, Failure> {
-    match ask(nexus, &Command::inquiry(code, PAGE_ROOM as u16), PAGE_ROOM) {
+    match ask(
+        nexus,
+        &Command::inquire_page(code, PAGE_ROOM as u16),
+        PAGE_ROOM,
+    ) {
         Ok(bytes) if bytes.get(1) == Some(&code) => Ok(Some(bytes)),
         Ok(_) | Err(Failure::Illegal(_)) => Ok(None),
         Err(failure) => Err(failure),

@@ -45,6 +45,7 @@ use self::memory::{LANES, MAX_NAME, Memory, SEATS, Word};
 use self::record::{Moved, Record, Version};
 use super::rules::{Demand, Nexus, Refusal, ReservationState};
 use crate::scsi::counters::Snapshot;
+use crate::scsi::holder::Holder;
 use crate::scsi::lun::Access;
 
 use self::blocks::TooLate;
@@ -96,6 +97,8 @@ pub(in crate::scsi) struct SharedLun {
     view: RwLock<Arc<View>>,
     /// Whether this host has reserved the LUN, as far as it knows.
     held: AtomicBool,
+    /// Which of its threads.
+    holder: Holder,
     reserving: Mutex<()>,
     /// Held while this host changes the record.
     changing: Mutex<()>,
@@ -180,6 +183,7 @@ impl SharedLun {
             cached: AtomicU64::new(u64::MAX),
             view: RwLock::default(),
             held: AtomicBool::new(false),
+            holder: Holder::default(),
             reserving: Mutex::default(),
             changing: Mutex::default(),
             clearing: Mutex::default(),
@@ -240,7 +244,7 @@ impl SharedLun {
     /// What [`SharedLun::check`] does when somebody else than this host has reserved the LUN, or
     /// nobody though this host had.
     fn check_reserved(&self, reserved: u64) -> Result<(), Fault> {
-        if self.held.swap(false, SeqCst) {
+        if self.holder.is_this_thread() && self.held.swap(false, SeqCst) {
             return Err(Fault::Lost);
         }
         if reserved == 0 {

@@ -17,7 +17,10 @@ impl SharedLun {
             if reserved == self.nexus.port {
                 return Ok(());
             }
-            if reserved != 0 || self.held.load(SeqCst) {
+            if self.held.swap(false, SeqCst) {
+                return Err(Fault::Lost);
+            }
+            if reserved != 0 {
                 self.check_reserved(reserved)?;
                 continue;
             }
@@ -31,6 +34,7 @@ impl SharedLun {
                 break;
             }
         }
+        self.holder.set();
         self.held.store(true, SeqCst);
         // From here on commands of others are refused; those that run already are waited for.
         let drained = self.drain(|_| true);

@@ -1,12 +1,14 @@
 //! `vmfs lun`.
 
+mod target;
+
 use std::io::{self, Write};
 use std::path::PathBuf;
 
 use serde::Serialize;
 use vmfs_core::scsi::{
-    Access, Capabilities, FileLun, HostStatus, Key, Lun, OpSnapshot, PersistentReserve,
-    Personality, SharedStatus,
+    Access, Capabilities, FileLun, HostStatus, IscsiUrl, Key, Lun, PersistentReserve, Personality,
+    Registration, Reservations, SharedStatus,
 };
 
 use crate::Common;
@@ -21,10 +23,12 @@ Counted are the commands of all hosts since IMAGE.array.hosts was made, also of 
 ten times a second, so the last ones may be missing. Errors include conflicts, and a COMPARE AND WRITE that found other
 bytes than it expected is none.
 
-A disk's reservations can't be told: use sg_persist(8).
+A disk's reservations can't be told: use sg_persist(8). Of an iSCSI LUN is told what the target knows, not what hosts have
+sent: each logs that when it unmounts (vmfs-fuse -v).
 
 Examples:
   vmfs lun datastore.img                         who has it open, who has reserved it, what has been done to it
+  vmfs lun iscsi://192.0.2.7/iqn.x:disk/1        a LUN of an iSCSI target
   vmfs lun --json datastore.img | jq .shared.counters.reserves
   vmfs lun --reset datastore.img                 take it from a host that was stopped while it had it reserved
   vmfs lun --clear-registrations datastore.img   let in a host that was fenced, once it is known to be harmless";
@@ -32,7 +36,7 @@ Examples:
 #[derive(Debug, clap::Args)]
 #[command(after_help = AFTER_HELP)]
 pub(crate) struct Args {
-    /// An image file or a block device
+    /// An image file, a block device or an iSCSI LUN
     #[arg(value_name = "DEVICE")]
     device: PathBuf,
     /// Take the LUN from the host that has reserved it (RESERVE), if one has
@@ -65,6 +69,9 @@ struct LunInfo {
 }
 
 pub(crate) fn run(args: &Args, common: &Common) -> Result<(), Error> {
+    if IscsiUrl::is_one(&args.device) {
+        return target::run(args, common);
+    }
     let lun = FileLun::open(&args.device, Access::ReadOnly)
         .map_err(|error| Error::Open(error.to_string()))?;
     act(args, &lun)?;
@@ -102,18 +109,7 @@ fn act(args: &Args, lun: &FileLun) -> Result<(), Error> {
         .as_ref()
         .map(|host| name(&host.initiator));
     if args.clear_registrations {
-        let names = status.reservations.registrations.iter();
-        let names: Vec<_> = names.map(|host| name(&host.initiator)).collect();
-        eprintln!(
-            "vmfs: warning: registered are {}; hosts that were fenced may write again",
-            listed(&names)
-        );
-        // Who isn't registered may not clear.
-        let key = Key(u64::from_be_bytes(*b"vmfs-lun"));
-        let register = PersistentReserve::Register { key: Some(key) };
-        lun.persistent_reserve(register)?;
-        lun.persistent_reserve(PersistentReserve::Clear { key })?;
-        return Ok(());
+        return clear_registrations(lun, &status.reservations.registrations);
     }
     eprintln!(
         "vmfs: warning: {} had it reserved; if that host is alive it loses what it was in the middle of",
@@ -127,6 +123,20 @@ fn act(args: &Args, lun: &FileLun) -> Result<(), Error> {
     Ok(())
 }
 
+fn clear_registrations(lun: &dyn Lun, known: &[Registration]) -> Result<(), Error> {
+    let names: Vec<_> = known.iter().map(target::host).collect();
+    eprintln!(
+        "vmfs: warning: registered are {}; hosts that were fenced may write again",
+        listed(&names)
+    );
+    // Who isn't registered may not clear.
+    let key = Key(u64::from_be_bytes(*b"vmfs-lun"));
+    let register = PersistentReserve::Register { key: Some(key) };
+    lun.persistent_reserve(register)?;
+    lun.persistent_reserve(PersistentReserve::Clear { key })?;
+    Ok(())
+}
+
 fn print(out: &mut dyn Write, info: &LunInfo) -> Result<(), Error> {
     writeln!(out, "device         {}", info.device)?;
     let identity = info.identity.as_deref().unwrap_or("unknown");
@@ -134,6 +144,12 @@ fn print(out: &mut dyn Write, info: &LunInfo) -> Result<(), Error> {
     let (size, block) = (info.size, info.block_size);
     writeln!(out, "  size         {} ({size} bytes)", human(size))?;
     writeln!(out, "  block        {block} bytes")?;
+    if info.personality.is_none() {
+        writeln!(
+            out,
+            "  array        its own: no commands for locks reach it through the kernel, so for one host"
+        )?;
+    }
     if let Some(personality) = info.personality {
         let name = match personality {
             Personality::Vaai => "vaai",
@@ -142,7 +158,9 @@ fn print(out: &mut dyn Write, info: &LunInfo) -> Result<(), Error> {
         writeln!(out, "  array        {name}: {}", offered(info.capabilities))?;
     }
     let Some(shared) = &info.shared else {
-        writeln!(out, "  shared       by nobody yet")?;
+        if info.personality.is_some() {
+            writeln!(out, "  shared       by nobody yet")?;
+        }
         return Ok(());
     };
     writeln!(out, "  hosts meet in {}", shared.file.display())?;
@@ -158,7 +176,7 @@ fn print(out: &mut dyn Write, info: &LunInfo) -> Result<(), Error> {
         |host| format!("{}, process {}", name(&host.initiator), host.process),
     );
     writeln!(out, "reserved by    {holder}")?;
-    print_persistent(out, shared)?;
+    print_registrations(out, &shared.reservations)?;
     writeln!(out, "hosts          {}", shared.hosts.len())?;
     for host in &shared.hosts {
         print_host(out, host)?;
@@ -166,8 +184,7 @@ fn print(out: &mut dyn Write, info: &LunInfo) -> Result<(), Error> {
     print_counters(out, shared)
 }
 
-fn print_persistent(out: &mut dyn Write, shared: &SharedStatus) -> Result<(), Error> {
-    let reservations = &shared.reservations;
+fn print_registrations(out: &mut dyn Write, reservations: &Reservations) -> Result<(), Error> {
     writeln!(
         out,
         "registrations  {} (generation {})",
@@ -180,7 +197,7 @@ fn print_persistent(out: &mut dyn Write, shared: &SharedStatus) -> Result<(), Er
         } else {
             ""
         };
-        writeln!(out, "  {}  {}{holder}", host.key, name(&host.initiator))?;
+        writeln!(out, "  {}  {}{holder}", host.key, target::host(host))?;
     }
     if let Some(kind) = reservations.kind {
         let kind = serde_json::to_value(kind)?;
@@ -210,20 +227,7 @@ fn print_counters(out: &mut dyn Write, shared: &SharedStatus) -> Result<(), Erro
         "{:<28}{:>12}{:>10}{:>12}{:>12}",
         "commands of all hosts", "count", "errors", "bytes", "mean µs"
     )?;
-    let rows: [(&str, OpSnapshot); 11] = [
-        ("READ", all.reads),
-        ("WRITE", all.writes),
-        ("WRITE SAME", all.zeroings),
-        ("SYNCHRONIZE CACHE", all.flushes),
-        ("COMPARE AND WRITE", all.compare_and_writes),
-        ("UNMAP", all.unmaps),
-        ("RESERVE", all.reserves),
-        ("RELEASE", all.releases),
-        ("PERSISTENT RESERVE IN", all.persistent_ins),
-        ("PERSISTENT RESERVE OUT", all.persistent_outs),
-        ("LOGICAL UNIT RESET", all.resets),
-    ];
-    for (name, op) in rows {
+    for (name, op) in all.by_name() {
         let mean = op.nanos as f64 / 1000.0 / op.commands.max(1) as f64;
         writeln!(
             out,
