@@ -1,5 +1,7 @@
 //! Taking over from a host that is dead: so that no two hosts do, and that it never writes again.
 
+use std::sync::Arc;
+
 use zerocopy::FromBytes;
 
 use super::host::LockMethod;
@@ -11,8 +13,8 @@ use crate::scsi::{Key, LunError, PersistentReserve};
 
 /// The right to put in order what a dead host left.
 #[derive(Debug)]
-pub struct Takeover<'a> {
-    membership: &'a Membership,
+pub struct Takeover {
+    membership: Arc<Membership>,
     /// The dead host, as its slot was.
     pub host: Host,
     slot: Vec<u8>,
@@ -23,12 +25,12 @@ pub struct Takeover<'a> {
 ///
 /// # Errors
 /// When the LUN fails. What was claimed is claimed again once this host's own lease is over.
-pub fn take_over<'a>(
-    membership: &'a Membership,
+pub fn take_over(
+    membership: &Arc<Membership>,
     layout: &Layout,
     watch: &Watch,
     dead: &Host,
-) -> Result<Option<Takeover<'a>>, LvmError> {
+) -> Result<Option<Takeover>, LvmError> {
     let volume = membership.volume();
     let old = sector::read(volume, dead.offset)?;
     let Some(found) = host_at(volume, layout, dead.offset)? else {
@@ -52,7 +54,7 @@ pub fn take_over<'a>(
     fence(membership, dead)?;
     membership.set_replaying(Some((dead.host, dead.offset, dead.generation)))?;
     Ok(Some(Takeover {
-        membership,
+        membership: Arc::clone(membership),
         host: dead.clone(),
         slot: new,
     }))
@@ -146,10 +148,10 @@ fn fence(membership: &Membership, dead: &Host) -> Result<(), LvmError> {
     Ok(())
 }
 
-impl Takeover<'_> {
+impl Takeover {
     /// Everything is in order: the dead host's slot is free again.
     pub fn finish(self) -> Result<(), LvmError> {
-        let membership = self.membership;
+        let membership = &self.membership;
         let volume = membership.volume();
         let (offset, generation) = (self.host.offset, self.host.generation);
         let free = free_image(offset, generation, self.slot.len());

@@ -127,6 +127,7 @@ impl FileSystem {
         for left in left {
             fs.inherit(engine, left)?;
         }
+        fs.inherit_rest(engine)?;
         fs.finish_inherited(engine)?;
         fs.stop_sharing(engine)?;
         Ok(fs)
@@ -157,7 +158,7 @@ impl FileSystem {
     /// The first thing in the journal is that its block is used, and what dead hosts had `pending`.
     /// Their journals are left alone, marked as used or not: their slots name them yet. On a full
     /// volume one of them is written over, so the header notes what they had pending.
-    fn start_journal(&mut self, left: &mut [Left<'_>], pending: &[FdAddr]) -> Result<(), FsError> {
+    fn start_journal(&mut self, left: &mut [Left], pending: &[FdAddr]) -> Result<(), FsError> {
         let journals: Vec<_> = left
             .iter()
             .filter_map(|left| self.resource_at(left.journal?))
@@ -254,7 +255,7 @@ impl FileSystem {
 
     /// On a full volume a dead host's journal, whose content is in place by now, makes room for
     /// this host's; whether there is one.
-    fn reuse_journals(&self, left: &mut [Left<'_>]) -> Result<bool, FsError> {
+    fn reuse_journals(&self, left: &mut [Left]) -> Result<bool, FsError> {
         let mut found = false;
         for dead in left {
             let journal = dead.journal.and_then(|address| self.resource_at(address));

@@ -15,8 +15,9 @@ use crate::resource::ResourcePlace;
 
 /// What a dead host left: the right to put it in order, the address of its journal and what it had
 /// not finished.
-pub(super) struct Left<'a> {
-    pub(super) takeover: Takeover<'a>,
+#[derive(Debug)]
+pub(super) struct Left {
+    pub(super) takeover: Takeover,
     pub(super) journal: Option<BlockAddr>,
     pub(super) pending: Vec<FdAddr>,
 }
@@ -43,11 +44,11 @@ pub(super) fn check_others(
 }
 
 /// Replays what a dead host had in its journal.
-pub(super) fn replay_journal<'a>(
+pub(super) fn replay_journal(
     volume: &Volume,
     layout: &Layout,
-    takeover: Takeover<'a>,
-) -> Result<Left<'a>, FsError> {
+    takeover: Takeover,
+) -> Result<Left, FsError> {
     let dead = takeover.host.clone();
     let mut left = Left {
         takeover,
@@ -58,6 +59,8 @@ pub(super) fn replay_journal<'a>(
         if let Some(header) = another_hosts(volume, &dead)? {
             // That host may have died before its slot said so.
             left.pending = header.pending().collect();
+        } else if is_given_back(volume, layout, &dead)? {
+            // Somebody came as far as that, and may have died then.
         } else {
             let address = BlockAddr::decode(dead.journal_addr.into(), layout);
             left.journal = Some(address);
@@ -72,6 +75,12 @@ pub(super) fn replay_journal<'a>(
             "replayed the journal of a host that didn't unmount"
         );
         left.pending = replayed.pending;
+        // Whoever has to take over again must not replay it once more: others may change what it
+        // changed as soon as this host goes on.
+        if let Some(empty) = header.replayed(&left.pending) {
+            empty.write(volume, dead.journal)?;
+            volume.flush()?;
+        }
     }
     Ok(left)
 }
@@ -81,6 +90,16 @@ pub(super) fn replay_journal<'a>(
 fn another_hosts(volume: &Volume, dead: &Host) -> Result<Option<JournalHeader>, FsError> {
     let header = JournalHeader::read(volume, dead.journal)?;
     Ok(header.filter(|header| !header.is_of(dead.host, dead.generation)))
+}
+
+/// Whether the block that a dead host had its journal in was given back by a host that took over
+/// from it, and didn't get to say so in its slot: there may be anything in it.
+fn is_given_back(volume: &Volume, layout: &Layout, dead: &Host) -> Result<bool, FsError> {
+    if dead.taken_by == (0, 0) || dead.method.is_none() {
+        return Ok(false);
+    }
+    let header = JournalHeader::read(volume, dead.journal)?;
+    Ok(header.is_none() && !crate::journal::is_unused(volume, layout, dead.journal)?)
 }
 
 /// The journal that a host left, if it is one of ours; `None` when it surely has nothing in it.
@@ -96,6 +115,7 @@ fn journal_of(
     let header = header.filter(|header| header.is_of(dead.host, dead.generation));
     if header.is_some()
         || another_hosts(volume, dead)?.is_some()
+        || is_given_back(volume, layout, dead)?
         || crate::journal::is_unused(volume, layout, dead.journal)?
     {
         return Ok(header);
@@ -130,12 +150,27 @@ impl FileSystem {
         // What was read of the dead host's structures may be old.
         engine.sharing.locks.forget();
         self.store().forget();
+        if self.store().reader().journal().is_none() {
+            // This host is only mounting: it goes on once it can note what it does.
+            engine.sharing.left.lock().push(left);
+            return Ok(());
+        }
         self.inherit(engine, left)
+    }
+
+    /// Goes on with what was taken over before this host had a journal.
+    pub(super) fn inherit_rest(&self, engine: &Engine) -> Result<(), FsError> {
+        loop {
+            let Some(left) = engine.sharing.left.lock().pop() else {
+                return Ok(());
+            };
+            self.inherit(engine, left)?;
+        }
     }
 
     /// Takes over what a dead host left whose journal is replayed: notes what it had not finished,
     /// gives back its journal, frees its slot.
-    pub(super) fn inherit(&self, engine: &Engine, left: Left<'_>) -> Result<(), FsError> {
+    pub(super) fn inherit(&self, engine: &Engine, left: Left) -> Result<(), FsError> {
         self.take_pending(engine, &left.pending)?;
         for &file in &left.pending {
             let place = self.store().place_of(file)?;

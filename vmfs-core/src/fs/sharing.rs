@@ -10,6 +10,7 @@ use dashmap::DashMap;
 use super::engine::Engine;
 use super::error::FsError;
 use super::file_system::FileSystem;
+use super::recover::Left;
 use crate::cluster::{Held, Host, LockError, LockMethod, LockTable, OpenMode, Version, Watch};
 use crate::format::FdAddr;
 use crate::lvm::{LvmError, VolumeOffset};
@@ -33,6 +34,8 @@ pub(super) struct Sharing {
     opens: DashMap<FdAddr, Opens>,
     /// Locks that are kept because what they protect could not be brought in place yet.
     unsettled: Mutex<Vec<VolumeOffset>>,
+    /// What was taken over before this host had a journal of its own.
+    pub(super) left: Mutex<Vec<Left>>,
     /// Held while this host takes over from another.
     pub(super) recovering: ReentrantMutex<()>,
     /// What dead hosts had not finished, with the locks that are kept for it.
@@ -114,6 +117,7 @@ impl Sharing {
             calls: RwLock::new(()),
             opens: DashMap::new(),
             unsettled: Mutex::default(),
+            left: Mutex::default(),
             recovering: ReentrantMutex::new(()),
             inherited: Mutex::default(),
             telling_since: AtomicU64::new(0),

@@ -59,6 +59,16 @@ impl JournalHeader {
         self
     }
 
+    /// The header of the same journal without any transaction, now that they are all in place, with
+    /// the files whose blocks are `pending`; `None` if these are too many.
+    pub fn replayed(&self, pending: &[FdAddr]) -> Option<Self> {
+        let empty = Self {
+            key: self.key.wrapping_mul(0x9e37_79b9_7f4a_7c15).wrapping_add(1),
+            ..self.clone()
+        };
+        (pending.len() <= MAX_PENDING).then(|| empty.with_pending(pending))
+    }
+
     /// The files whose blocks are still being given back if there are no transactions.
     pub fn pending(&self) -> impl Iterator<Item = FdAddr> {
         self.pending.iter().filter_map(|&raw| FdAddr::from_raw(raw))
@@ -90,7 +100,8 @@ impl JournalHeader {
         self.host == *zerocopy::IntoBytes::as_bytes(&host) && self.generation == generation
     }
 
-    fn write(&self, volume: &Volume, place: VolumeOffset) -> Result<(), LvmError> {
+    /// Makes it the header of the journal block at `place`; durable after a flush.
+    pub fn write(&self, volume: &Volume, place: VolumeOffset) -> Result<(), LvmError> {
         let config = bincode::config::standard().with_fixed_int_encoding();
         let content = bincode::encode_to_vec(self, config).expect("a header of fixed size");
         let mut block = MAGIC.to_vec();

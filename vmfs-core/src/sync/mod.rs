@@ -26,7 +26,7 @@ mod tests {
     struct Does<F>(RefCell<(F, Duration)>);
 
     impl<F: FnMut()> Waiter for Does<F> {
-        fn wait(&self, until: Option<Duration>) {
+        fn wait(&self, _: bool, until: Option<Duration>) {
             let (work, now) = &mut *self.0.borrow_mut();
             *now = until.unwrap_or(*now + Duration::from_millis(1));
             work();

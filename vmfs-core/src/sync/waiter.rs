@@ -5,9 +5,9 @@ use std::time::Duration;
 /// How a thread waits for another one.
 pub trait Waiter {
     /// Lets other threads run: the calling one can't go on before one of them does something. It
-    /// looks again when this returns, and comes back if that was too early. `until` is the
-    /// [`Waiter::uptime`] at which it has waited long enough.
-    fn wait(&self, until: Option<Duration>);
+    /// looks again when this returns, and comes back, `in_vain`, if that was too early. `until` is
+    /// the [`Waiter::uptime`] at which it has waited long enough.
+    fn wait(&self, in_vain: bool, until: Option<Duration>);
 
     /// Time that never goes backwards.
     fn uptime(&self) -> Duration;
@@ -30,7 +30,7 @@ pub fn has_waiter() -> bool {
 /// Lets other threads run, one of which has what this one needs for a moment.
 pub fn give_way() {
     match waiter() {
-        Some(waiter) => waiter.wait(None),
+        Some(waiter) => waiter.wait(true, None),
         None => std::thread::yield_now(),
     }
 }
@@ -44,8 +44,10 @@ fn waiter() -> Option<Rc<dyn Waiter>> {
 #[cold]
 pub(super) fn wait_for<T>(mut attempt: impl FnMut() -> Option<T>) -> Option<T> {
     let waiter = waiter()?;
+    let mut in_vain = false;
     loop {
-        waiter.wait(None);
+        waiter.wait(in_vain, None);
+        in_vain = true;
         if let Some(done) = attempt() {
             return Some(done);
         }
@@ -62,6 +64,7 @@ pub(super) fn wait_for_some_time<T>(
 ) -> Result<Option<T>, NoWaiter> {
     let waiter = waiter().ok_or(NoWaiter)?;
     let until = waiter.uptime() + time;
+    let mut in_vain = false;
     loop {
         if let Some(done) = attempt() {
             return Ok(Some(done));
@@ -69,6 +72,7 @@ pub(super) fn wait_for_some_time<T>(
         if waiter.uptime() >= until {
             return Ok(None);
         }
-        waiter.wait(Some(until));
+        waiter.wait(in_vain, Some(until));
+        in_vain = true;
     }
 }
