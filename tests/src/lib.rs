@@ -8,6 +8,7 @@
 //! - [`oracle`]: readers that other people wrote.
 //! - [`parsers`]: what fuzzers feed.
 //! - [`random`]: numbers from a seed.
+//! - [`sim`]: many hosts on one LUN, and every fault.
 //! - [`tgt`]: iSCSI targets.
 //! - [`walk`]: everything on a volume.
 
@@ -32,5 +33,12 @@ pub mod network;
 pub mod oracle;
 pub mod parsers;
 pub mod random;
+#[allow(
+    clippy::pedantic,
+    missing_docs,
+    unreachable_pub,
+    reason = "a test harness: what panics has failed, and its modules say at their head what they are"
+)]
+pub mod sim;
 pub mod tgt;
 pub mod walk;

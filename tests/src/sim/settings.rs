@@ -1,0 +1,144 @@
+//! What a seed makes of a run.
+
+use std::collections::HashMap;
+use std::ops::Range;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use mkfs_vmfs::{Options, Plan, Step};
+use vmfs_core::format::Family;
+use vmfs_core::scsi::Personality;
+
+use super::disk::Disk;
+use crate::random::Random;
+
+/// How commands get to the array.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Transport {
+    /// As in an image file: a host that stops doesn't send what it had not, and what was allowed lands
+    /// at once.
+    Emulated,
+    /// As with iSCSI: a host can stop between asking whether it may write and sending, and what it
+    /// has sent lands whatever becomes of it. Answers get lost.
+    Wire,
+}
+
+/// A volume as mkfs leaves it.
+#[derive(Debug)]
+pub struct Base {
+    pub family: Family,
+    pub size: u64,
+    /// Where the volume begins on the LUN.
+    pub delta: u64,
+    /// Heartbeat slots, in volume offsets.
+    pub heartbeats: Range<u64>,
+    pub heartbeat_size: u64,
+    pub pages: Arc<HashMap<u64, Box<[u8; 4096]>>>,
+}
+
+/// What is simulated.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    pub seed: u64,
+    pub base: Arc<Base>,
+    pub personality: Personality,
+    pub transport: Transport,
+    pub hosts: usize,
+    /// Client threads of each host.
+    pub clients: usize,
+    /// Names in the directory for which all compete.
+    pub names: u64,
+    /// Time for faults.
+    pub faults_until: Duration,
+    /// Time that clients work.
+    pub work_until: Duration,
+    /// How many faults are planned.
+    pub faults: u64,
+    /// How often, in a million commands, a host goes down at one.
+    pub sudden: u64,
+    /// How often, in a million, a host goes down while it takes over.
+    pub traps: u64,
+    /// How often, in a million, a command or its answer is lost.
+    pub loss: u64,
+    /// Longest time of a command one way, but for hangs.
+    pub latest: Duration,
+    /// Whether clocks stand still with their hosts sometimes.
+    pub freezes: bool,
+    /// Whether every command is printed.
+    pub is_traced: bool,
+    /// Most turns of a run.
+    pub max_turns: u64,
+}
+
+impl Settings {
+    /// What `seed` says.
+    pub fn of(seed: u64) -> Self {
+        let mut random = Random::new(seed ^ 0x5e77_1465);
+        let family = *random.one_of(&[Family::Vmfs5, Family::Vmfs6]);
+        let personality = *random.one_of(&[Personality::Vaai, Personality::Legacy]);
+        let transport = *random.one_of(&[Transport::Emulated, Transport::Wire]);
+        let wire = u64::from(transport == Transport::Wire);
+        let work = 30 + random.below(60);
+        Self {
+            seed,
+            base: base(family),
+            personality,
+            transport,
+            hosts: *random.one_of(&[1, 2, 2, 3, 3, 4, 6]),
+            clients: *random.one_of(&[1, 1, 2]),
+            names: 2 + random.below(5),
+            faults_until: Duration::from_secs(work),
+            work_until: Duration::from_secs(work + 20),
+            faults: random.below(8),
+            sudden: *random.one_of(&[0, 0, 50, 300, 1500]),
+            traps: *random.one_of(&[0, 300_000, 700_000]),
+            loss: wire * *random.one_of(&[0, 0, 300, 3000]),
+            latest: Duration::from_millis(*random.one_of(&[6, 50, 1500])),
+            freezes: random.below(4) == 0 && personality == Personality::Vaai,
+            is_traced: std::env::var_os("VMFS_SIM_TRACE").is_some(),
+            max_turns: 3_000_000,
+        }
+    }
+}
+
+/// The volume that runs with this format start with.
+pub fn base(family: Family) -> Arc<Base> {
+    static VMFS5: OnceLock<Arc<Base>> = OnceLock::new();
+    static VMFS6: OnceLock<Arc<Base>> = OnceLock::new();
+    let made = if family == Family::Vmfs6 {
+        &VMFS6
+    } else {
+        &VMFS5
+    };
+    Arc::clone(made.get_or_init(|| Arc::new(make(family))))
+}
+
+fn make(family: Family) -> Base {
+    let mut options = Options::new(family, &[2 << 30]);
+    options.time_us = 1_700_000_000_000_000;
+    let size = options.devices[0].size;
+    let plan = Plan::new(options).expect("a plan");
+    let mut disk = Disk::default();
+    for step in plan.steps() {
+        match step {
+            Step::Write { offset, bytes, .. } => disk.write(offset, &bytes, None),
+            Step::Zero { offset, length, .. } => {
+                for start in (0..length).step_by(1 << 20) {
+                    let part = (length - start).min(1 << 20);
+                    disk.write(offset + start, &vec![0; part as usize], None);
+                }
+            }
+            Step::Flush => {}
+        }
+    }
+    let (disk, delta, heartbeats, heartbeat_size) = super::check::prepare(disk, size);
+    let pages = disk.into_pages();
+    Base {
+        family,
+        size,
+        delta,
+        heartbeats,
+        heartbeat_size,
+        pages,
+    }
+}
