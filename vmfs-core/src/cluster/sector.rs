@@ -3,6 +3,7 @@
 use std::cell::Cell;
 
 use super::host::LockMethod;
+use super::membership::Membership;
 use crate::lvm::{LvmError, Volume, VolumeOffset};
 use crate::scsi::{Comparison, LunError};
 
@@ -64,6 +65,30 @@ pub(super) fn write_once(
             Ok(true)
         }
     }
+}
+
+/// [`swap`] by a host with this membership, which must have its lease yet: a host that was stopped on
+/// the way changes nothing.
+pub(super) fn swap_in_time(
+    membership: &Membership,
+    offset: VolumeOffset,
+    old: &[u8],
+    new: &[u8],
+) -> Result<bool, LvmError> {
+    let volume = membership.volume();
+    let (lun, place) = volume.place(offset)?;
+    if membership.method() != LockMethod::Scsi2 {
+        // There it is kept out if it was taken for dead.
+        membership.check(lun.name())?;
+        return swap(volume, membership.method(), offset, old, new);
+    }
+    let _reserved = Reserved::take(volume, offset)?;
+    membership.check(lun.name())?;
+    if read(volume, offset)? != old {
+        return Ok(false);
+    }
+    lun.write_if(place, new, &|| membership.may_write())?;
+    Ok(true)
 }
 
 /// The part of [`swap`] that is done while the LUN is reserved.

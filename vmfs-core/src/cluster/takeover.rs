@@ -5,7 +5,7 @@ use std::sync::Arc;
 use zerocopy::FromBytes;
 
 use super::host::LockMethod;
-use super::membership::{FENCE, Membership, free_image};
+use super::membership::{FENCE, Membership, Renewal, free_image};
 use super::{Host, Watch, host_at, sector};
 use crate::format::{HostNote, Layout};
 use crate::lvm::{LvmError, VolumeOffset};
@@ -47,12 +47,16 @@ pub fn take_over(
         note.taken_by = membership.offset().0.into();
         note.taken_by_generation = membership.generation().into();
     }
-    if !sector::swap(volume, membership.method(), dead.offset, &old, &new)? {
+    if !sector::swap_in_time(membership, dead.offset, &old, &new)? {
         return Ok(None);
     }
     tracing::warn!("host {} is dead: taking over what it left", dead.shown());
     fence(membership, dead)?;
-    membership.set_replaying(Some((dead.host, dead.offset, dead.generation)))?;
+    let noted = membership.set_replaying(Some((dead.host, dead.offset, dead.generation)))?;
+    if noted == Renewal::Lost {
+        let lun = volume.place(dead.offset)?.0.name().to_owned();
+        return Err(LunError::Fenced { lun }.into());
+    }
     Ok(Some(Takeover {
         membership: Arc::clone(membership),
         host: dead.clone(),
@@ -155,7 +159,7 @@ impl Takeover {
         let volume = membership.volume();
         let (offset, generation) = (self.host.offset, self.host.generation);
         let free = free_image(offset, generation, self.slot.len());
-        sector::swap(volume, membership.method(), offset, &self.slot, &free)?;
+        sector::swap_in_time(membership, offset, &self.slot, &free)?;
         volume.flush()?;
         membership.set_replaying(None)?;
         Ok(())
