@@ -82,13 +82,22 @@ pub(super) fn swap_in_time(
         membership.check(lun.name())?;
         return swap(volume, membership.method(), offset, old, new);
     }
-    let _reserved = Reserved::take(volume, offset)?;
-    membership.check(lun.name())?;
-    if read(volume, offset)? != old {
-        return Ok(false);
+    loop {
+        let _reserved = Reserved::take(volume, offset)?;
+        membership.check(lun.name())?;
+        let same = read(volume, offset).map(|found| found == old);
+        if is_lost(&same) {
+            continue;
+        }
+        if !same? {
+            return Ok(false);
+        }
+        let done = lun.write_if(place, new, &|| membership.may_write());
+        let done = done.map_err(LvmError::from);
+        if !is_lost(&done) {
+            return done.map(|()| true);
+        }
     }
-    lun.write_if(place, new, &|| membership.may_write())?;
-    Ok(true)
 }
 
 /// The part of [`swap`] that is done while the LUN is reserved.

@@ -69,12 +69,12 @@ pub fn take_over(
 ///
 /// # Errors
 /// When the LUN fails, as for [`take_over`].
-pub fn evict<'a>(
-    membership: &'a Membership,
+pub fn evict(
+    membership: &Arc<Membership>,
     layout: &Layout,
     watch: &Watch,
     host: &Host,
-) -> Result<Option<Takeover<'a>>, LvmError> {
+) -> Result<Option<Takeover>, LvmError> {
     let volume = membership.volume();
     loop {
         let found = host_at(volume, layout, host.offset)?;
