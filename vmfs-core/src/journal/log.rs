@@ -101,6 +101,9 @@ impl JournalHeader {
     }
 
     /// Makes it the header of the journal block at `place`; durable after a flush.
+    ///
+    /// # Panics
+    /// Never: a header has a fixed size but for a bounded list.
     pub fn write(&self, volume: &Volume, place: VolumeOffset) -> Result<(), LvmError> {
         let config = bincode::config::standard().with_fixed_int_encoding();
         let content = bincode::encode_to_vec(self, config).expect("a header of fixed size");
