@@ -239,8 +239,8 @@ fn search<S: Clone + Hash + std::fmt::Debug>(
 impl<S: Clone + Hash + std::fmt::Debug> Search<'_, S> {
     /// Depth first, without recursion: histories are long.
     fn go(&mut self, start: S, placed: &mut [bool], _: usize) -> Option<bool> {
-        let mut stack: Vec<(Vec<(usize, S)>, Option<usize>)> = Vec::new();
-        stack.push((self.choices(&start, placed), None));
+        // What can come next at each depth, and the call that led there.
+        let mut stack = vec![(self.choices(&start, placed), None)];
         if self.is_done(placed) {
             return Some(true);
         }

@@ -107,7 +107,8 @@ pub fn after(world: &mut World, mount: MountId, command: &Command, before: Befor
 fn fence(world: &mut World, mount: MountId) {
     // Without registrations only its clock tells a host that it is too late.
     let blind = world.mounts[mount].is_dazed && world.mounts[mount].key == 0;
-    if !world.mounts[mount].is_fenced && !(blind && world.settings.transport == Transport::Wire) {
+    let unnoticed = blind && world.settings.transport == Transport::Wire;
+    if !unnoticed && !world.mounts[mount].is_fenced {
         world.mounts[mount].is_fenced = true;
         world.counts.fences += 1;
     }
