@@ -16,17 +16,17 @@ pub(crate) fn run(round: &mut Round<'_, '_>) {
     let resources = std::sync::Arc::clone(&round.resources);
     let file = &resources.file_descriptors;
     for cluster in 0..file.header().clusters() {
-        let header = file.cluster(&round.reader, cluster);
         let total = file.shape(cluster).total;
+        // On VMFS5 zeros pass as the header of cluster 0, without any resources.
+        let header = file.cluster(&round.reader, cluster).ok();
+        let header = header.filter(|(header, _)| header.total == total);
         for resource in 0..total {
+            let fd = FdAddr::new(cluster as u32, resource);
             // Where the cluster's header is lost, the descriptors themselves tell.
-            let used = match &header {
-                Ok((header, _)) => resource < header.total && !header.is_free(resource),
-                Err(_) => true,
-            };
-            if used {
-                let fd = FdAddr::new(cluster as u32, resource);
-                descriptor(round, fd, header.is_ok());
+            let marked = header.as_ref().map(|(header, _)| !header.is_free(resource));
+            // Everything else that is in use has a name somewhere below the root.
+            if marked.unwrap_or(true) || fd == FdAddr::ROOT {
+                descriptor(round, fd, marked == Some(true));
             }
         }
     }
