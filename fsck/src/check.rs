@@ -8,7 +8,7 @@ use vmfs_core::format::{BlockAddr, FdAddr};
 use vmfs_core::fs::FileSystem;
 use vmfs_core::lvm::Volume;
 
-use crate::code::{Pass, Severity};
+use crate::code::{Code, Pass, Severity};
 use crate::finding::{Finding, Report};
 use crate::judge::{Judge, Mode};
 use crate::passes;
@@ -39,6 +39,10 @@ pub(crate) struct Check<'a> {
     pub(crate) new_folder: Option<FdAddr>,
     /// The journal blocks of hosts whose slots are free by now.
     pub(crate) left_journals: Vec<BlockAddr>,
+    /// File blocks of directories that are copied, with their content in the plan.
+    pub(crate) directory_blocks: u32,
+    /// Why nothing may be repaired, if so.
+    pub(crate) refused: Option<String>,
 }
 
 impl<'a> Check<'a> {
@@ -60,7 +64,20 @@ impl<'a> Check<'a> {
             replayed: false,
             new_folder: None,
             left_journals: Vec::new(),
+            directory_blocks: 0,
+            refused: None,
         }
+    }
+
+    /// Lets nothing be repaired: `what` decides what is in use and can't be relied on, so any
+    /// repair could give away what files have.
+    pub(crate) fn refuse(&mut self, what: &str) {
+        self.judge.refuses = true;
+        self.refused.get_or_insert_with(|| {
+            format!(
+                "{what}: without it nothing tells which blocks are in use; copy the files out with vmfs cp --rescue first"
+            )
+        });
     }
 
     /// Adds a finding, unless an earlier round has; whether to repair it.
@@ -111,13 +128,31 @@ impl<'a> Check<'a> {
             if round > 0 {
                 self.report.notes = notes;
             }
-            if self.open == 0 || self.plan.changes() == before || self.judge.quit {
+            let done = self.judge.quit || self.refused.is_some();
+            if self.open == 0 || self.plan.changes() == before || done {
                 break;
             }
         }
         let total: u64 = self.report.totals.values().sum();
         self.report.left = self.open.min(total);
         self.report.repaired = total - self.report.left;
+        if self.refused.is_some() {
+            self.not_written();
+        }
+    }
+
+    /// Notes that nothing was repaired after all, but for dead hosts' journals and slots, which are
+    /// settled before the passes.
+    pub(crate) fn not_written(&mut self) {
+        let settled = |code| matches!(code, Code::JournalPending | Code::HeartbeatStale);
+        let mut repaired = 0;
+        for finding in &mut self.report.findings {
+            finding.repaired &= settled(finding.code);
+            repaired += u64::from(finding.repaired);
+        }
+        let total: u64 = self.report.totals.values().sum();
+        self.report.left = total - repaired;
+        self.report.repaired = repaired;
     }
 }
 

@@ -57,6 +57,7 @@ pub(crate) fn run(check: &mut Check<'_>, volume: &Volume) {
         directories: Vec::new(),
         broken: HashSet::new(),
         claims: Vec::new(),
+        contested: HashSet::new(),
         more_claims: 0,
         known_names: HashMap::new(),
         next_free: HashMap::new(),

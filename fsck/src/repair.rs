@@ -186,14 +186,18 @@ pub fn run(
         if volume.missing().next().is_some() {
             refused = Some("a device of the volume is missing".to_owned());
         }
-        check.judge.refuses = refused.is_some();
+        check.judge.refuses = refused.is_some() || check.refused.is_some();
     }
     check.run(&volume);
+    // With -p something needs a decision in any case, and with another one it may be readable.
+    if writes && refused.is_none() && check.judge.may_write() {
+        refused = check.refused.take();
+    }
     if check.judge.may_write() && refused.is_none() && !plan.is_empty() {
         plan::apply(&plan, Some(&volume), recorder.as_ref())?;
         wrote = true;
-    } else if writes && !wrote {
-        not_written(&mut check);
+    } else if writes {
+        check.not_written();
     }
     drop(held);
     Ok(Outcome {
@@ -202,15 +206,6 @@ pub fn run(
         wrote,
         refused,
     })
-}
-
-/// Nothing was repaired after all.
-fn not_written(check: &mut Check<'_>) {
-    for finding in &mut check.report.findings {
-        finding.repaired = false;
-    }
-    check.report.left = check.report.totals.values().sum();
-    check.report.repaired = 0;
 }
 
 /// The hosts that have a slot.

@@ -63,6 +63,8 @@ pub(crate) struct Round<'c, 'a> {
     /// Descriptors in use that can't be decoded and stay so.
     pub(crate) broken: HashSet<FdAddr>,
     pub(crate) claims: Vec<Claim>,
+    /// Resource files of whose blocks some are claimed by another file as well.
+    pub(crate) contested: HashSet<FdAddr>,
     /// Claims that aren't kept: they wait for the next round.
     pub(crate) more_claims: u64,
     pub(crate) known_names: HashMap<FdAddr, Vec<u8>>,

@@ -1,6 +1,6 @@
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
-use vmfs_core::format::{BlockAddr, Layout, ResourceKind};
+use vmfs_core::format::{BlockAddr, FdAddr, Layout, ResourceKind};
 use vmfs_core::resource::Resources;
 
 /// Resources of one kind, one bit each: whether it is referred to.
@@ -24,6 +24,8 @@ pub(crate) struct Usage {
     taken: HashSet<(ResourceKind, u64)>,
     /// Resources that a repair gives back: they will be marked free without being wrong.
     given: HashSet<(ResourceKind, u64)>,
+    /// What resource files have, and which.
+    owners: HashMap<(ResourceKind, u64), FdAddr>,
 }
 
 /// What marking a resource showed.
@@ -63,6 +65,7 @@ impl Usage {
             small_per_large,
             taken: HashSet::new(),
             given: HashSet::new(),
+            owners: HashMap::new(),
         }
     }
 
@@ -104,6 +107,22 @@ impl Usage {
         }
         self.set(kind, index, true);
         Marked::First
+    }
+
+    /// Notes that a resource file has it.
+    pub(crate) fn own(&mut self, addr: BlockAddr, file: FdAddr) {
+        if let Some(number) = self.number(addr) {
+            self.owners.insert(number, file);
+        }
+    }
+
+    /// The resource file that has it, or the large file block around it.
+    pub(crate) fn owner(&self, addr: BlockAddr) -> Option<FdAddr> {
+        let (kind, index) = self.number(addr)?;
+        let around = (ResourceKind::LargeFileBlock, index / self.small_per_large);
+        let around = Some(around).filter(|_| kind == ResourceKind::FileBlock);
+        let owner = self.owners.get(&(kind, index));
+        owner.or_else(|| self.owners.get(&around?)).copied()
     }
 
     /// Whether there is such a resource.

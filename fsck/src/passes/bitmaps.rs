@@ -60,6 +60,9 @@ fn compare_cluster(
         Err(error) => {
             let finding = Finding::new(Code::ClusterUnreadable, name(), error.to_string());
             round.found(finding);
+            round
+                .check
+                .refuse(&format!("{} can't be found ({error})", name()));
             return;
         }
     };
@@ -87,6 +90,13 @@ fn compare_cluster(
             let finding = Finding::new(Code::ClusterUnreadable, name(), detail)
                 .at_volume(place.0)
                 .repair("write it anew, with what is referred to marked as used");
+            if round.contested.contains(&file.fd()) {
+                let file = file.fd();
+                round.check.refuse(&format!(
+                    "at {place}, where {} should be, is something else, and another file claims blocks of file {file} as well",
+                    name()
+                ));
+            }
             if round.found(finding) {
                 anew(round, file, cluster, place);
             }

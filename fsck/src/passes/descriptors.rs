@@ -65,6 +65,10 @@ fn descriptor(round: &mut Round<'_, '_>, fd: FdAddr, marked: bool) {
                 structure,
                 error.to_string(),
             ));
+            if marked {
+                let what = format!("file descriptor {fd} is in use and can't be found ({error})");
+                round.check.refuse(&what);
+            }
             return;
         }
     };

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use vmfs_core::format::{BlockAddr, Layout, ResourceKind};
+use vmfs_core::format::{BlockAddr, FdAddr, Layout, ResourceKind};
 use vmfs_core::lvm::VolumeOffset;
 
 use super::maps::{self, little_endian, shown};
@@ -11,6 +11,9 @@ use crate::code::Code;
 use crate::finding::Finding;
 use crate::plan::{Copy, Stage};
 use crate::round::Round;
+
+/// File blocks of directories that are kept in memory at most.
+const MAX_DIRECTORY_BLOCKS: u32 = 64;
 
 /// Gives every claimant but the first a copy of its own.
 pub(crate) fn run(round: &mut Round<'_, '_>) {
@@ -27,7 +30,7 @@ pub(crate) fn run(round: &mut Round<'_, '_>) {
             round.broken.insert(claim.fd);
             continue;
         }
-        if let Some(addr) = copy(round, claim.addr, claim.depth) {
+        if let Some(addr) = copy(round, claim.fd, claim.addr, claim.depth) {
             put_address(round, claim.slot, addr, Stage::Refer);
         } else {
             let file = claim.fd;
@@ -71,15 +74,20 @@ fn slots_of_large(round: &Round<'_, '_>, slot: VolumeOffset, layout: &Layout) ->
     differs.map_or(most, |count| count as u64)
 }
 
-/// A copy of what `addr` names `depth` levels above the data, which nothing refers to yet.
-fn copy(round: &mut Round<'_, '_>, addr: BlockAddr, depth: u32) -> Option<BlockAddr> {
+/// A copy for `fd` of what `addr` names `depth` levels above the data, which nothing refers to yet.
+fn copy(round: &mut Round<'_, '_>, fd: FdAddr, addr: BlockAddr, depth: u32) -> Option<BlockAddr> {
     let (kind, _) = round.usage.number(addr)?;
     let from = maps::place_of(round, addr).ok()?;
     let (new, to) = alloc::resource(round, kind)?;
     let length = alloc::size_of(round, kind);
     if depth == 0 {
-        if kind == ResourceKind::SubBlock {
-            // It may be a directory's, which this repair changes as well.
+        // Later rounds read what a directory has, and may change it.
+        let seen = round.files.get(&fd);
+        let read_again = seen.is_some_and(|seen| seen.is_directory)
+            && kind == ResourceKind::FileBlock
+            && round.check.directory_blocks < MAX_DIRECTORY_BLOCKS;
+        round.check.directory_blocks += u32::from(read_again);
+        if kind == ResourceKind::SubBlock || read_again {
             let mut bytes = vec![0; length as usize];
             round.volume.read(from, &mut bytes).ok()?;
             round.put(Stage::New, to, &bytes);
@@ -104,7 +112,7 @@ fn copy(round: &mut Round<'_, '_>, addr: BlockAddr, depth: u32) -> Option<BlockA
                 copied
             }
             _ if !round.usage.exists(child) => BlockAddr::Hole,
-            _ => copy(round, child, depth - 1)?,
+            _ => copy(round, fd, child, depth - 1)?,
         };
         if let BlockAddr::LargeFileBlock { block, .. } = child {
             last_large = Some((block, new));

@@ -3,6 +3,7 @@
 use vmfs_core::format::{BlockAddr, Family, FdAddr, FdImage, ResourceKind, ZeroLevel};
 use vmfs_core::lvm::VolumeOffset;
 
+use super::resources;
 use crate::code::Code;
 use crate::finding::Finding;
 use crate::plan::Stage;
@@ -120,10 +121,18 @@ impl Walk {
             },
             first.reason
         );
-        let finding = Finding::new(first.code, structure, detail)
-            .at_volume(first.slot.0)
-            .repair("make them holes")
-            .loses("what the blocks held, unless it turns up in /lost+found");
+        let mut finding =
+            Finding::new(first.code, structure.as_str(), detail).at_volume(first.slot.0);
+        if resources::is_resource_file(self.fd) {
+            // A hole here would take clusters, and all that files have in them, out of the volume.
+            round
+                .check
+                .refuse(&format!("{structure} is damaged at {}", first.slot));
+        } else {
+            finding = finding
+                .repair("make them holes")
+                .loses("what the blocks held, unless it turns up in /lost+found");
+        }
         if !round.found(finding) {
             self.counts.incomplete = true;
             return Vec::new();
@@ -169,7 +178,18 @@ impl Walk {
             self.count(addr);
             return Ok(());
         }
-        match round.usage.mark(addr) {
+        let marked = round.usage.mark(addr);
+        let is_resource_file = resources::is_resource_file(self.fd);
+        match marked {
+            Marked::First if is_resource_file => round.usage.own(addr, self.fd),
+            Marked::Again => {
+                let own = Some(self.fd).filter(|_| is_resource_file);
+                round.contested.extend(own);
+                round.contested.extend(round.usage.owner(addr));
+            }
+            _ => {}
+        }
+        match marked {
             Marked::OutOfRange => Err((
                 Code::OutOfRange,
                 format!("{} at {slot}, which doesn't exist", shown(addr)),
@@ -253,6 +273,10 @@ impl Walk {
                 let structure = format!("block map of file {}", self.fd);
                 let finding = Finding::new(Code::BlockMapUnreadable, structure, error);
                 round.found(finding.at_volume(slot.0));
+                if resources::is_resource_file(self.fd) {
+                    let what = format!("block map of file {} is damaged at {slot}", self.fd);
+                    round.check.refuse(&what);
+                }
             }
         }
     }

@@ -11,7 +11,7 @@ use vmfs_core::format::{
 use vmfs_core::journal::MetaReader;
 use vmfs_core::lvm::VolumeOffset;
 use vmfs_core::resource::{BlockMap, MetaError, Place, PointerSources, ResourceFile, Resources};
-use zerocopy::IntoBytes;
+use zerocopy::{FromBytes, IntoBytes};
 
 use super::mend;
 use crate::check::Check;
@@ -30,7 +30,8 @@ const ORDER: [(SystemFile, ResourceKind); 7] = [
     (SystemFile::Journals, ResourceKind::JournalBlock),
 ];
 
-/// Opens the resource files, mended if need be; `None` if there are no file descriptors to be found.
+/// Opens the resource files, mended if need be; `None` if one of them can't be opened: then what
+/// files have can't be told from what is free, and nothing may be repaired.
 pub(crate) fn open(
     check: &mut Check<'_>,
     reader: &Arc<MetaReader>,
@@ -70,7 +71,7 @@ pub(crate) fn open(
             for (file, error) in &resources.problems {
                 unreadable(check, *file, error);
             }
-            Some(resources)
+            check.refused.is_none().then_some(resources)
         }
         Err(error) => {
             unreadable(check, SystemFile::FileDescriptors, &error);
@@ -79,13 +80,18 @@ pub(crate) fn open(
     }
 }
 
+/// Whether `fd` is a resource file's: its map leads to what other files have.
+pub(super) fn is_resource_file(fd: FdAddr) -> bool {
+    ORDER.iter().any(|(file, _)| file.fd() == fd)
+}
+
 fn unreadable(check: &mut Check<'_>, file: SystemFile, error: &MetaError) {
     check.found(Finding::new(
         Code::ResourceFileUnreadable,
         file.name(),
         error.to_string(),
     ));
-    check.lost_map = true;
+    check.refuse(&format!("{} can't be read ({error})", file.name()));
 }
 
 /// Checks and mends descriptor and header of one resource file.
@@ -118,6 +124,7 @@ fn mended(
     reader.volume().read(at, &mut raw).ok()?;
     let found = ResourceHeader::parse(&raw, layout, At::Volume(at.0));
     let wrong = geometry::differences(&raw, &found, kind, layout, &map, reader.volume().size());
+    let rebuilt = wrong.is_some();
     if let Some((details, expected)) = wrong {
         let finding = Finding::new(
             Code::ResourceHeaderDamaged,
@@ -132,7 +139,30 @@ fn mended(
             reader.drop_cached(at.0..at.0 + length);
         }
     }
-    ResourceFile::open(reader, kind, (fd, map), sources.clone(), header_offset).ok()
+    let opened =
+        ResourceFile::open(reader, kind, (fd, map), sources.clone(), header_offset).ok()?;
+    if rebuilt && !is_there(reader, &opened, &raw) {
+        check.refuse(&format!(
+            "at {at}, where the header of {} should be, is something else, and no cluster of {kind}s behind it",
+            file.name()
+        ));
+    }
+    Some(opened)
+}
+
+/// Whether a resource file whose header didn't hold what it must is where its map says: else what
+/// lies there is some other structure's. `raw` is the header as it was.
+fn is_there(reader: &MetaReader, file: &ResourceFile, raw: &[u8]) -> bool {
+    // Small blocks share the file of the large ones, which tell; their clusters may not be there.
+    if file.header().is_nested() {
+        return true;
+    }
+    if file.header().clusters() == 0 {
+        return ResourceHeader::read_from_prefix(raw)
+            .is_ok_and(|(header, _)| header.signature == file.header().signature);
+    }
+    let first = file.cluster(reader, 0);
+    first.is_ok_and(|(header, _)| header.total == file.shape(0).total)
 }
 
 /// Mends the descriptor of a system file, which other passes rely on.

@@ -22,6 +22,7 @@ pub(crate) fn run(check: &mut Check<'_>, volume: &Volume) -> Option<(FsDescripto
             error.to_string(),
         );
         check.found(finding.at(At::Volume(place.0)));
+        check.refuse("the file system descriptor can't be read");
         return None;
     }
     let parsed = parse(&fsd);
@@ -37,6 +38,7 @@ pub(crate) fn run(check: &mut Check<'_>, volume: &Volume) -> Option<(FsDescripto
                 format!("{error}; the other structures don't tell what it should hold"),
             );
             check.found(finding.at(At::Volume(place.0)));
+            check.refuse("the file system descriptor is damaged and can't be rebuilt");
             return None;
         }
         (_, Some(expected)) => expected,
