@@ -105,7 +105,10 @@ fn for_each_data(
 }
 
 /// Whether both files have the same bytes, holes being zeros.
-fn same(a: &Path, b: &Path) -> Result<bool> {
+///
+/// # Errors
+/// What the files return.
+pub fn same(a: &Path, b: &Path) -> Result<bool> {
     let (one, other) = (File::open(a)?, File::open(b)?);
     let length = one.metadata()?.len();
     let mut same = other.metadata()?.len() == length;
