@@ -32,19 +32,29 @@ impl From<&Options> for Overrides {
 ///
 /// No address is 1, because the type bits of all are 4.
 pub(crate) fn number(fd: FdAddr) -> INodeNo {
+    number_of(fd, 0)
+}
+
+/// The kernel's number for an edition of a file, which is in the upper half.
+pub(crate) fn number_of(fd: FdAddr, edition: u32) -> INodeNo {
     if fd == FdAddr::ROOT {
         INodeNo::ROOT
     } else {
-        INodeNo(fd.raw().into())
+        INodeNo(u64::from(edition) << 32 | u64::from(fd.raw()))
     }
 }
 
-/// The file that the kernel calls `number`; `None` if no file can be called that.
+/// The edition that the kernel means by `number`.
+pub(crate) fn edition_of(number: INodeNo) -> u32 {
+    (number.0 >> 32) as u32
+}
+
+/// The address of the file that the kernel calls `number`; `None` if no file can be called that.
 pub(crate) fn address(number: INodeNo) -> Option<FdAddr> {
     if number == INodeNo::ROOT {
         return Some(FdAddr::ROOT);
     }
-    FdAddr::from_raw(u32::try_from(number.0).ok()?)
+    FdAddr::from_raw(number.0 as u32)
 }
 
 impl Overrides {

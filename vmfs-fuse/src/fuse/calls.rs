@@ -43,8 +43,9 @@ impl Mounted {
     fn enter(&self, found: Result<Arc<Inode>, Errno>, reply: ReplyEntry) {
         match found {
             Ok(inode) => {
-                self.looked_up(&inode);
-                let (attributes, generation) = self.attributes(&inode);
+                let number = self.looked_up(&inode);
+                let (mut attributes, generation) = self.attributes(&inode);
+                attributes.ino = number;
                 let attributes_for = self.keep_attributes(inode.fd());
                 let names_for = self.caching.names();
                 reply.entry_with_ttls(&attributes_for, &names_for, &attributes, generation);
@@ -207,7 +208,7 @@ impl Filesystem for Mounted {
     ) {
         match self.make(request, parent, name, New::File(mode)) {
             Ok(inode) => {
-                self.looked_up(&inode);
+                let number = self.looked_up(&inode);
                 let opened = self.open_new(inode.fd(), OpenFlags(flags));
                 let (handle, how) = match opened {
                     Ok(opened) => opened,
@@ -216,7 +217,8 @@ impl Filesystem for Mounted {
                         return reply.error(errno);
                     }
                 };
-                let (attributes, generation) = self.attributes(&inode);
+                let (mut attributes, generation) = self.attributes(&inode);
+                attributes.ino = number;
                 let keep = self.keep_new(inode.fd());
                 reply.created(&keep, &attributes, generation, handle, how);
             }

@@ -2,12 +2,12 @@
 
 use std::sync::Arc;
 
-use dashmap::DashMap;
 use fuser::{Errno, INodeNo};
 use vmfs_core::file::FileError;
 use vmfs_core::format::FdAddr;
 use vmfs_core::fs::{FileSystem, FsError, Inode, SeekTo};
 
+use super::told::Told;
 use crate::attributes::address;
 use crate::complaints::Complaints;
 
@@ -20,8 +20,7 @@ const SEEK_HOLE: i32 = 4;
 pub(super) struct Files {
     pub(super) fs: Arc<FileSystem>,
     complaints: Arc<Complaints>,
-    /// Files that the kernel knows, how often it was told of them, and their generations.
-    told: Arc<DashMap<FdAddr, (u64, u32)>>,
+    pub(super) told: Arc<Told>,
 }
 
 impl Files {
@@ -45,25 +44,11 @@ impl Files {
     pub(super) fn inode(&self, node: INodeNo) -> Result<Arc<Inode>, Errno> {
         let fd = Self::fd(node)?;
         let inode = self.heard(fd, self.fs.inode(fd))?;
-        let told = self.told.get(&fd).map(|told| told.1);
+        let told = self.told.generation(fd);
         if told.is_some_and(|generation| generation != inode.meta().generation.get()) {
             return Err(Errno::ESTALE);
         }
         Ok(inode)
-    }
-
-    /// Notes that the kernel is told of a file.
-    pub(super) fn note(&self, inode: &Inode) {
-        let mut told = self.told.entry(inode.fd()).or_default();
-        *told = (told.0 + 1, inode.meta().generation.get());
-    }
-
-    /// Notes that the kernel forgets `count` times that it was told of a file.
-    pub(super) fn forget(&self, fd: FdAddr, count: u64) {
-        self.told.remove_if_mut(&fd, |_, told| {
-            told.0 = told.0.saturating_sub(count);
-            told.0 == 0
-        });
     }
 
     /// Turns an error met at the file `fd` into its number, and logs it if it is worth that.

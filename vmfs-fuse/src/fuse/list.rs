@@ -218,19 +218,25 @@ impl Mounted {
         let found = self.files.heard(entry.fd, found);
         let (attributes, generation, keep) = match &found {
             Ok(inode) => {
-                let (attributes, generation) = self.attributes(inode);
+                let (mut attributes, generation) = self.attributes(inode);
+                if !is_dot {
+                    attributes.ino = self.looked_up(inode);
+                }
                 let keep = self.caching.names().min(self.keep_attributes(inode.fd()));
                 (attributes, generation, keep)
             }
-            Err(_) => (unreadable(entry), Generation(0), Duration::ZERO),
+            Err(_) => {
+                if !is_dot {
+                    self.files.fs.hold(entry.fd);
+                }
+                (unreadable(entry), Generation(0), Duration::ZERO)
+            }
         };
         let name = OsStr::from_bytes(&entry.name);
-        let full = reply.add(attributes.ino, next, name, &keep, &attributes, generation);
-        if !full && !is_dot {
-            match &found {
-                Ok(inode) => self.looked_up(inode),
-                Err(_) => self.files.fs.hold(entry.fd),
-            }
+        let listed = number(entry.fd);
+        let full = reply.add(listed, next, name, &keep, &attributes, generation);
+        if full && !is_dot {
+            self.forgotten(entry.fd, 1);
         }
         full
     }

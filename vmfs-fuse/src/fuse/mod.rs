@@ -2,6 +2,7 @@
 //!
 //! - `calls`: each call, and how it is answered.
 //! - `files`: files by the kernel's numbers.
+//! - `told`: what the kernel knows of them.
 //! - `opens`, `read`, `write`, `list`, `names`: what the calls do.
 //! - `kernel`: what the kernel is told unasked.
 
@@ -12,16 +13,17 @@ mod list;
 mod names;
 mod opens;
 mod read;
+mod told;
 mod write;
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use fuser::{FileAttr, Generation, InitFlags, KernelConfig};
+use fuser::{FileAttr, Generation, INodeNo, InitFlags, KernelConfig};
 use vmfs_core::format::{FdAddr, FileKind};
 use vmfs_core::fs::{FileSystem, Inode, Stat};
 
-use crate::attributes::Overrides;
+use crate::attributes::{Overrides, number};
 use crate::caching::Caching;
 use crate::options::Options;
 use crate::space::SpaceCount;
@@ -157,21 +159,25 @@ impl Mounted {
         }
     }
 
-    /// Notes that the kernel is told of the file `fd`, so that it lives until the kernel forgets
-    /// it as often.
-    fn looked_up(&self, inode: &Inode) {
+    /// Notes that the kernel is told of a file, so that it lives until the kernel forgets it as often; by
+    /// which number the kernel is to call it.
+    fn looked_up(&self, inode: &Inode) -> INodeNo {
         let fd = inode.fd();
         // The kernel has the root from the start, without asking.
-        if self.changing.is_some() && fd != FdAddr::ROOT {
-            self.files.fs.hold(fd);
-            self.files.note(inode);
-        }
+        let Some(changing) = self.changing.as_ref().filter(|_| fd != FdAddr::ROOT) else {
+            return number(fd);
+        };
+        self.files.fs.hold(fd);
+        let renewable = self.caching.is_shared()
+            && inode.kind() == FileKind::Regular
+            && !changing.opens.is_open(fd);
+        self.files.told.note(inode, renewable)
     }
 
     /// The kernel forgets `count` look-ups of the file `fd`.
     fn forgotten(&self, fd: FdAddr, count: u64) {
         if self.changing.is_some() && fd != FdAddr::ROOT {
-            self.files.forget(fd, count);
+            self.files.told.forget(fd, count);
             self.files.fs.release(fd, count);
         }
     }

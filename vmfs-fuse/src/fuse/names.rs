@@ -43,7 +43,12 @@ impl Mounted {
         let directory = self.files.inode(parent)?;
         // How the kernel asks for what a file handle names, whatever kind of file it is.
         if name == "." {
-            return Ok(directory);
+            let is_known = self.files.told.knows_as(parent, directory.fd());
+            return if is_known {
+                Ok(directory)
+            } else {
+                Err(Errno::ESTALE)
+            };
         }
         let found = self.files.fs.lookup(&directory, name.as_bytes());
         self.files.heard(directory.fd(), found)

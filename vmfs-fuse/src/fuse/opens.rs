@@ -14,10 +14,13 @@ pub(super) const DIRECT: FileHandle = FileHandle(1);
 /// The handle of any other file.
 const CACHED: FileHandle = FileHandle(0);
 
-/// Files that are open for writing.
+/// Files that are open.
 #[derive(Debug, Default)]
 pub(super) struct Opens {
+    /// How often each file is open for writing.
     writers: DashMap<FdAddr, u64>,
+    /// How often each file is open, for whatever.
+    all: DashMap<FdAddr, u64>,
     /// How many write past the kernel's cache; files that it may still hold old pages of.
     ///
     /// A read through the cache while such a write is on the way may bring the old bytes there,
@@ -31,6 +34,24 @@ impl Opens {
     /// Whether the kernel may hold changes of a file that haven't come here yet.
     pub(super) fn is_being_written(&self, fd: FdAddr) -> bool {
         self.writers.contains_key(&fd)
+    }
+
+    /// Whether a file is open, so that no other host changes it.
+    pub(super) fn is_open(&self, fd: FdAddr) -> bool {
+        self.all.contains_key(&fd)
+    }
+
+    /// Counts one more who has a file open.
+    fn open(&self, fd: FdAddr) {
+        *self.all.entry(fd).or_default() += 1;
+    }
+
+    /// Counts one less.
+    fn close(&self, fd: FdAddr) {
+        self.all.remove_if_mut(&fd, |_, count| {
+            *count = count.saturating_sub(1);
+            *count == 0
+        });
     }
 
     /// Notes that a file was just made.
@@ -68,7 +89,8 @@ impl Opens {
         *count == 1
     }
 
-    fn remove(&self, fd: FdAddr) {
+    /// Counts one writer less; whether it was the last.
+    fn remove(&self, fd: FdAddr) -> bool {
         let last = self.writers.remove_if_mut(&fd, |_, count| {
             *count = count.saturating_sub(1);
             *count == 0
@@ -76,6 +98,7 @@ impl Opens {
         if last.is_some() {
             self.new.remove(&fd);
         }
+        last.is_some()
     }
 }
 
@@ -115,11 +138,32 @@ impl Mounted {
         }
         let opened = self.files.fs.open_file(inode.fd(), mode(flags));
         self.files.heard(inode.fd(), opened)?;
+        self.check_edition(node, flags)?;
+        changing.opens.open(inode.fd());
         if writes(flags) && changing.opens.add(inode.fd()) {
             changing.kernel.forget_attributes(node);
         }
         self.files.fs.hold(inode.fd());
         Ok(self.handle(inode.fd(), flags))
+    }
+
+    /// Closes a file again that was just opened under the number `node`, if another host has changed it since
+    /// the kernel was told of it. The kernel then looks it up again and opens what it finds.
+    fn check_edition(&self, node: INodeNo, flags: OpenFlags) -> Result<(), Errno> {
+        let fd = Files::fd(node)?;
+        let is_open = |changing: &super::Changing| changing.opens.is_open(fd);
+        if !self.caching.is_shared() || self.changing.as_ref().is_some_and(is_open) {
+            return Ok(());
+        }
+        // From here on it stays as it is.
+        let current = self.files.inode(node);
+        if current.is_ok_and(|inode| {
+            inode.kind() != FileKind::Regular || self.files.told.is_current(node, &inode)
+        }) {
+            return Ok(());
+        }
+        self.files.fs.close_file(fd, mode(flags));
+        Err(Errno::ESTALE)
     }
 
     /// Counts what a file that was just made is opened for.
@@ -130,10 +174,11 @@ impl Mounted {
     ) -> Result<(FileHandle, FopenFlags), Errno> {
         let opened = self.files.fs.open_file(fd, mode(flags));
         self.files.heard(fd, opened)?;
-        if let Some(changing) = &self.changing
-            && writes(flags)
-        {
-            changing.opens.add(fd);
+        if let Some(changing) = &self.changing {
+            changing.opens.open(fd);
+            if writes(flags) {
+                changing.opens.add(fd);
+            }
         }
         self.files.fs.hold(fd);
         Ok(self.handle(fd, flags))
@@ -145,11 +190,17 @@ impl Mounted {
             return;
         };
         if writes(flags) {
-            changing.opens.remove(fd);
+            if changing.opens.remove(fd)
+                && let Ok(inode) = self.files.fs.inode(fd)
+            {
+                // No other host has it yet.
+                self.files.told.settle(&inode);
+            }
             if is_direct(flags) {
                 changing.opens.pass_by(fd, false);
             }
         }
+        changing.opens.close(fd);
         self.files.fs.close_file(fd, mode(flags));
         self.files.fs.release(fd, 1);
     }

@@ -111,7 +111,11 @@ impl Mounted {
         let inode = if *changes == Changes::default() || self.is_for_nobody(node, changes)? {
             self.files.inode(node)?
         } else {
-            self.change(node, |fs, fd| fs.set_attributes(fd, changes))?
+            let before = self.files.inode(node)?;
+            let after = self.change(node, |fs, fd| fs.set_attributes(fd, changes))?;
+            let told = &self.files.told;
+            told.change(&before, &after, changes.size.is_some());
+            after
         };
         let keep = self.keep_attributes(inode.fd());
         Ok((keep, self.attributes(&inode).0))

@@ -1,0 +1,101 @@
+//! What the kernel was told of files, and whether that is still so.
+//!
+//! A kernel that keeps what is written takes its own length and times of a file for the true ones, whatever it
+//! is told later. So when another host has changed a file, the kernel is told of it under another number: that
+//! of a new *edition*, of which it knows nothing yet. While a file is open no other host changes it.
+
+use dashmap::DashMap;
+use fuser::INodeNo;
+use vmfs_core::format::FdAddr;
+use vmfs_core::fs::Inode;
+
+use crate::attributes::{edition_of, number_of};
+
+/// What the kernel keeps of a file: length, time of change of the content, and of the attributes.
+type Shown = (u64, u32, u32);
+
+fn shown(inode: &Inode) -> Shown {
+    let meta = inode.meta();
+    (inode.length(), meta.mtime.get(), meta.ctime.get())
+}
+
+/// Files that the kernel knows.
+#[derive(Debug, Default)]
+pub(super) struct Told {
+    files: DashMap<FdAddr, Known>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Known {
+    /// How often the kernel was told of the file, in all editions.
+    count: u64,
+    generation: u32,
+    edition: u32,
+    shown: Shown,
+}
+
+impl Told {
+    /// Notes that the kernel is told of a file; its number. If `renewable` and the file isn't as the kernel
+    /// knows it, that of a new edition.
+    pub(super) fn note(&self, inode: &Inode, renewable: bool) -> INodeNo {
+        let now = shown(inode);
+        let generation = inode.meta().generation.get();
+        let mut known = self.files.entry(inode.fd()).or_insert(Known {
+            count: 0,
+            generation,
+            edition: 0,
+            shown: now,
+        });
+        if renewable && known.shown != now {
+            known.edition = known.edition.wrapping_add(1);
+            known.shown = now;
+        }
+        known.count += 1;
+        known.generation = generation;
+        number_of(inode.fd(), known.edition)
+    }
+
+    /// Notes that the kernel forgets `count` times that it was told of a file.
+    pub(super) fn forget(&self, fd: FdAddr, count: u64) {
+        self.files.remove_if_mut(&fd, |_, known| {
+            known.count = known.count.saturating_sub(count);
+            known.count == 0
+        });
+    }
+
+    /// The generation that the kernel knows of a file.
+    pub(super) fn generation(&self, fd: FdAddr) -> Option<u32> {
+        Some(self.files.get(&fd)?.generation)
+    }
+
+    /// Whether what the kernel knows under the number `node` is how the file is.
+    pub(super) fn is_current(&self, node: INodeNo, inode: &Inode) -> bool {
+        let known = self.files.get(&inode.fd());
+        known.is_none_or(|known| known.edition == edition_of(node) && known.shown == shown(inode))
+    }
+
+    /// Notes how a file is that only the kernel has changed until now.
+    pub(super) fn settle(&self, inode: &Inode) {
+        if let Some(mut known) = self.files.get_mut(&inode.fd()) {
+            known.shown = shown(inode);
+        }
+    }
+
+    /// Notes how the kernel changed a file's attributes, if it knew how they were `before`.
+    pub(super) fn change(&self, before: &Inode, after: &Inode, resizes: bool) {
+        if let Some(mut known) = self.files.get_mut(&after.fd())
+            && known.shown == shown(before)
+            && (resizes || before.length() == after.length())
+        {
+            known.shown = shown(after);
+        }
+    }
+
+    /// The number by which a file handle names a file, if the kernel doesn't know it by another one.
+    pub(super) fn knows_as(&self, node: INodeNo, fd: FdAddr) -> bool {
+        let known = self.files.get(&fd);
+        known.map_or(edition_of(node) == 0, |known| {
+            known.edition == edition_of(node)
+        })
+    }
+}
