@@ -343,7 +343,7 @@ fn read_any(common: &Path, random: &mut Random) -> io::Result<()> {
     }
     let name = random.one_of(&names);
     match fs::read(common.join(name)) {
-        // What the kernel knew of it when it was just made.
+        // It was made, and not written to yet.
         Ok(bytes) if bytes.is_empty() => Ok(()),
         Ok(bytes) => {
             let text = String::from_utf8_lossy(&bytes);

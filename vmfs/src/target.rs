@@ -40,7 +40,7 @@ impl FromStr for Target {
         }
         let path = rest.strip_prefix(':').unwrap_or("/");
         if devices.is_empty() {
-            return Err("no device is named: write DEVICE:/PATH".to_owned());
+            return Err("it names no device: write DEVICE:/PATH".to_owned());
         }
         Ok(Self {
             devices,
