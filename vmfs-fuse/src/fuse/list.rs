@@ -216,21 +216,18 @@ impl Mounted {
             return false;
         }
         let found = self.files.heard(entry.fd, found);
-        let (attributes, generation, keep) = match &found {
-            Ok(inode) => {
-                let (mut attributes, generation) = self.attributes(inode);
-                if !is_dot {
-                    attributes.ino = self.looked_up(inode);
-                }
-                let keep = self.caching.names().min(self.keep_attributes(inode.fd()));
-                (attributes, generation, keep)
+        let (attributes, generation, keep) = if let Ok(inode) = &found {
+            let (mut attributes, generation) = self.attributes(inode);
+            if !is_dot {
+                attributes.ino = self.looked_up(inode);
             }
-            Err(_) => {
-                if !is_dot {
-                    self.files.fs.hold(entry.fd);
-                }
-                (unreadable(entry), Generation(0), Duration::ZERO)
+            let keep = self.caching.names().min(self.keep_attributes(inode.fd()));
+            (attributes, generation, keep)
+        } else {
+            if !is_dot {
+                self.files.fs.hold(entry.fd);
             }
+            (unreadable(entry), Generation(0), Duration::ZERO)
         };
         let name = OsStr::from_bytes(&entry.name);
         let listed = number(entry.fd);
