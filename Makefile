@@ -18,7 +18,7 @@ all:
 man: all
 	mkdir -p $(MAN)
 	help2man -N -s 1 -n 'look into VMFS volumes and copy files out of them' $(RELEASE)/vmfs -o $(MAN)/vmfs.1
-	for command in info ls stat cat cp df dump hosts locks lun lvm; do \
+	for command in info ls stat cat cp df dump hosts locks lun lvm undo; do \
 		help2man -N -s 1 -n "vmfs $$command" --version-string "$$($(RELEASE)/vmfs --version)" \
 			"$(RELEASE)/vmfs $$command" -o $(MAN)/vmfs-$$command.1; done
 	help2man -N -s 8 -n 'mount a VMFS volume' $(RELEASE)/vmfs-fuse -o $(MAN)/vmfs-fuse.8

@@ -12,13 +12,12 @@ use std::collections::HashMap;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use vmfs_core::format::{FdAddr, FileKind};
 use vmfs_core::fs::Inode;
 use vmfs_core::fs::rescue::{Rescue, Tree};
 use vmfs_core::lvm::assemble_damaged;
-use vmfs_core::scsi::{Access, FileLun, Lun};
+use vmfs_core::scsi::{self, Access};
 
 use super::Args;
 use super::progress::Progress;
@@ -67,7 +66,7 @@ fn open(
 ) -> Result<(Rescue, Vec<String>), Error> {
     let devices = source.devices.iter().chain(&common.devices);
     let luns = devices
-        .map(|path| Ok(Arc::new(FileLun::open(path, Access::ReadOnly)?) as Arc<dyn Lun>))
+        .map(|path| Ok(scsi::open(path, Access::ReadOnly, None)?))
         .collect::<Result<Vec<_>, Error>>()?;
     let assembled = assemble_damaged(&luns);
     let mut notes = assembled.notes;
