@@ -10,7 +10,8 @@ mod proxy;
 use std::fs::File;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{self, Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -65,6 +66,8 @@ impl Default for Options {
 pub struct Target {
     options: Options,
     name: String,
+    /// What its LUNs are told apart by from those of other targets.
+    serial: String,
     folder: tempfile::TempDir,
     port: u16,
     daemon: Option<Child>,
@@ -97,6 +100,7 @@ impl Target {
         let name = name.to_string_lossy().to_ascii_lowercase().replace('.', "");
         let mut target = Self {
             name: format!("iqn.2026-01.org.example:{name}"),
+            serial: serial(),
             options,
             folder,
             port: 0,
@@ -266,7 +270,7 @@ impl Target {
             new.extend(["--lun", &number, "-b", &file, "--blocksize", &block]);
             self.admin(&new);
             let thin = u8::from(self.options.thin);
-            let id = format!("scsi_id={name}:{lun},thin_provisioning={thin}");
+            let id = format!("scsi_id={}{lun:04x},thin_provisioning={thin}", self.serial);
             let mut update = lun_of("update");
             update.extend(["--lun", &number, "--params", &id]);
             self.admin(&update);
@@ -341,4 +345,11 @@ fn control(command: &mut Command, folder: &Path) {
 fn free_port() -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     listener.local_addr().expect("its address").port()
+}
+
+/// Hexadecimal digits that no other target has: of other characters tgt takes a zero for the identity of a LUN.
+fn serial() -> String {
+    static TARGETS: AtomicU32 = AtomicU32::new(0);
+    let number = TARGETS.fetch_add(1, Relaxed);
+    format!("{:08x}{number:08x}", process::id())
 }
