@@ -261,11 +261,16 @@ impl FileSystem {
         loop {
             let (fd, generation) = self.find(directory, name)?;
             let inode = self.inode(fd);
-            if !self.is_shared() || tries == LOOKUPS {
+            if !self.is_shared() {
                 return inode;
             }
             tries += 1;
             match inode {
+                // Rather none than another file.
+                Ok(inode) if tries > LOOKUPS && inode.meta().generation.get() != generation => {
+                    return Err(FsError::Stale { fd });
+                }
+                inode if tries > LOOKUPS => return inode,
                 // Another host has deleted it since its name was found.
                 Err(FsError::Stale { .. }) => {}
                 // Or has made another file in its place.
