@@ -6,9 +6,9 @@ use vmfs_tests::random::setting;
 use vmfs_tests::sim::{Settings, run};
 
 /// Seeds that have failed once.
-const KEPT: [u64; 22] = [
+const KEPT: [u64; 25] = [
     3, 7, 35, 1002, 1004, 1015, 1049, 1083, 1096, 1128, 1134, 1143, 1159, 1194, 1200, 1233, 1237,
-    1239, 1261, 1281, 1333, 9,
+    1239, 1261, 1281, 1333, 9, 4195, 10_127, 10_276,
 ];
 
 /// Runs what a seed says; panics with all that is needed to run it again.

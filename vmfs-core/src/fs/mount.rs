@@ -89,13 +89,7 @@ impl FileSystem {
             Arc::new(HostLun::new(Arc::clone(lun), Arc::clone(membership))) as Arc<dyn Lun>
         });
         let watch = Arc::new(Watch::new(Arc::clone(&host.clock), host.lease));
-        let dead = meet_others(membership, layout, &watch, &host)?;
-        let mut left = Vec::new();
-        for host in dead {
-            if let Some(takeover) = take_over(membership, layout, &watch, &host)? {
-                left.push(replay_journal(&guarded, layout, takeover)?);
-            }
-        }
+        let mut left = take_over_all(membership, layout, &watch, &host, &guarded)?;
         let pending: Vec<FdAddr> = left.iter().flat_map(|left| left.pending.clone()).collect();
 
         let locks = LockTable::new(
@@ -384,7 +378,44 @@ fn join(
     }
 }
 
-/// Waits until each other host shares the volume with this one or is known to be dead; the dead.
+/// Meets the other hosts, takes over from the dead and replays what they left. Returns once nobody is at
+/// that any more: what a host that was alone had not in place yet is not protected by locks, so nothing may
+/// be read or changed before.
+fn take_over_all(
+    membership: &Arc<Membership>,
+    layout: &Layout,
+    watch: &Watch,
+    host: &HostConfig,
+    guarded: &Volume,
+) -> Result<Vec<Left>, FsError> {
+    let start = host.clock.uptime();
+    let mut left = Vec::new();
+    loop {
+        let mut others_at_it = None;
+        for dead in meet_others(membership, layout, watch, host)? {
+            match take_over(membership, layout, watch, &dead)? {
+                Some(takeover) => left.push(replay_journal(guarded, layout, takeover)?),
+                None => others_at_it = Some(dead),
+            }
+        }
+        let Some(dead) = others_at_it else {
+            return Ok(left);
+        };
+        if host.clock.uptime().saturating_sub(start) > host.lease * 4 {
+            return Err(FsError::NotWritable(format!(
+                "host {} is dead, and another one that takes over from it doesn't come to an end; try again",
+                dead.shown()
+            )));
+        }
+        if membership.age() >= host.heartbeat {
+            membership.renew()?;
+        }
+        host.clock.sleep(host.heartbeat / 8);
+    }
+}
+
+/// Waits until each other host shares the volume with this one or is known to be dead; the dead, but for those
+/// that this one has taken over from.
 fn meet_others(
     membership: &Membership,
     layout: &Layout,
@@ -395,7 +426,8 @@ fn meet_others(
     let mut told = false;
     loop {
         let mut others = cluster::hosts(membership.volume(), layout)?;
-        others.retain(|other| other.offset != membership.offset());
+        let me = (membership.offset().0, membership.generation());
+        others.retain(|other| other.offset != membership.offset() && other.taken_by != me);
         let (mut dead, mut waiting) = (Vec::new(), Vec::new());
         for other in others {
             let look = watch.look(&other);
