@@ -91,7 +91,8 @@ impl Told {
         }
     }
 
-    /// The number by which a file handle names a file, if the kernel doesn't know it by another one.
+    /// Whether a file handle that names `fd` by the number `node` is good: not if the kernel knows the file by
+    /// another number now, or knows none and would be told the first.
     pub(super) fn knows_as(&self, node: INodeNo, fd: FdAddr) -> bool {
         let known = self.files.get(&fd);
         known.map_or(edition_of(node) == 0, |known| {
