@@ -253,11 +253,6 @@ fn agree(check: &mut Check<'_>, devices: &[Arc<dyn Lun>]) {
         };
         entries.push((Arc::clone(lun), header, place, entry));
     }
-    // Only with all devices at hand their sum is known.
-    let devices_said = entries.iter().map(|(_, _, _, entry)| entry.devices.get());
-    let complete = devices_said
-        .max()
-        .is_some_and(|said| said as usize <= entries.len());
     let own: Vec<u64> = entries
         .iter()
         .map(|(lun, header, ..)| {
@@ -269,6 +264,13 @@ fn agree(check: &mut Check<'_>, devices: &[Arc<dyn Lun>]) {
         })
         .collect();
     let total: u64 = own.iter().sum();
+    // Only with all devices at hand their sum is known. An entry that counts more of them may itself
+    // be wrong: then its size says that these are all.
+    let adjoining = adjoin(entries.iter().map(|(.., entry)| entry), &own);
+    let complete = entries.iter().all(|(.., entry)| {
+        entry.devices.get() as usize <= entries.len()
+            || adjoining && entry.logical_size.get() == total * PE_SIZE
+    });
     let uuids: Vec<_> = entries.iter().map(|(_, _, _, entry)| entry.uuid).collect();
     let majority = most_common(&uuids);
     for ((lun, _, place, entry), own) in entries.iter().zip(own) {
@@ -317,6 +319,19 @@ fn agree(check: &mut Check<'_>, devices: &[Arc<dyn Lun>]) {
             put(check, lun, *place, expected.as_bytes());
         }
     }
+}
+
+/// Whether the devices' parts, of `own` extents each, make a volume from its beginning without a gap.
+fn adjoin<'e>(entries: impl Iterator<Item = &'e VolTableEntry>, own: &[u64]) -> bool {
+    let firsts = entries.map(|entry| entry.first_pe.get());
+    let mut parts: Vec<(u64, u64)> = firsts.zip(own.iter().copied()).collect();
+    parts.sort_unstable();
+    let mut next = 0;
+    parts.into_iter().all(|(first, own)| {
+        let adjoins = first == next && own > 0;
+        next = first.saturating_add(own);
+        adjoins
+    })
 }
 
 /// What more than half of the devices say.
