@@ -16,6 +16,11 @@ const POINTER_BLOCK2_AFFINITY: usize = 0x2e0;
 const RESOURCE_AFFINITY: usize = 0x8e0;
 /// Where a large file block cluster's eight bytes for each resource start.
 const LARGE_BLOCK_AFFINITY: usize = 0xe0;
+/// Where the hint for the second half of a bitmap lies, behind the first (VMFS6).
+const NEXT_FREE1: usize = 0x100;
+/// Where the second half lies, and where it and the metadata end (VMFS6).
+const BITMAP1: usize = 0x180;
+const METADATA: usize = 0x200;
 /// State of a large file block that is broken up into small ones.
 const CONVERTED: u32 = 4;
 
@@ -277,6 +282,9 @@ impl ClusterImage {
         for resource in total..self.room() {
             self.set_state(resource, 0);
         }
+        for range in self.unused() {
+            self.bytes[range].fill(0);
+        }
         let free = (0..total)
             .filter(|&resource| self.is_free(resource))
             .count() as u32;
@@ -303,8 +311,34 @@ impl ClusterImage {
         }
     }
 
+    /// The bytes of the bitmap behind the room for resources.
+    fn unused(&self) -> impl Iterator<Item = std::ops::Range<usize>> + use<> {
+        let end = self.position(self.room().min(256) - 1, self.bits - 1).0 + 1;
+        let ranges = match (self.family, self.kind) {
+            (Family::Vmfs6, ResourceKind::LargeFileBlock) => {
+                [end..self.md + LARGE_BLOCK_AFFINITY, 0..0]
+            }
+            (Family::Vmfs6, ResourceKind::FileBlock) => {
+                let last = self.position(self.room() - 1, self.bits - 1).0 + 1;
+                [end..self.md + NEXT_FREE1, last..self.md + METADATA]
+            }
+            (Family::Vmfs6, _) => [
+                end..self.md + NEXT_FREE1,
+                self.md + BITMAP1..self.md + METADATA,
+            ],
+            _ => [0..0, 0..0],
+        };
+        ranges.into_iter().filter(|range| !range.is_empty())
+    }
+
     /// Whether bits behind the last resource are set.
     pub fn has_tail(&self) -> bool {
+        if self
+            .unused()
+            .any(|range| self.bytes[range].iter().any(|&byte| byte != 0))
+        {
+            return true;
+        }
         let room = self.room();
         let whole = self.total.next_multiple_of(8).min(room);
         if (self.total..whole).any(|resource| self.state(resource) != 0) {
