@@ -114,6 +114,7 @@ fn ensure(round: &mut Round<'_, '_>) -> Result<FdAddr, String> {
         names: 0,
         subdirectories: 0,
         found_in: None,
+        named_in: None,
     };
     round.files.insert(fd, seen);
     round.check.new_folder = Some(fd);
@@ -175,6 +176,8 @@ pub(crate) fn attach(round: &mut Round<'_, '_>, fd: FdAddr, name: &[u8]) -> Resu
             .get(&folder)
             .map_or(2, |seen| seen.names + 1 + seen.subdirectories);
         save_links(round, folder, count);
+    } else if round.layout.family == Family::Vmfs6 {
+        save_parent(round, fd, folder);
     }
     let count = if seen.is_directory {
         2 + seen.subdirectories
@@ -212,10 +215,7 @@ fn add(
         .map_err(|error| error.to_string())?;
     round.usage.mark(as_resource(fd));
     if let Some(seen) = round.files.get_mut(&fd) {
-        seen.names += 1;
-        if seen.is_directory {
-            seen.found_in = Some(folder);
-        }
+        seen.name_in(folder);
     }
     if seen.is_directory
         && let Some(folder) = round.files.get_mut(&folder)
@@ -256,6 +256,18 @@ fn save_links(round: &mut Round<'_, '_>, fd: FdAddr, links: u32) {
     let at = place + round.layout.fd_meta + field;
     let stage = stage_of(round, fd);
     round.put(stage, at, &links.to_le_bytes());
+}
+
+/// Writes which directory has a file.
+pub(crate) fn save_parent(round: &mut Round<'_, '_>, fd: FdAddr, folder: FdAddr) {
+    if let Some(seen) = round.files.get_mut(&fd) {
+        seen.parent = folder.raw();
+    }
+    if let Some(place) = round.place_of(fd) {
+        let field = std::mem::offset_of!(FileMetadata, parent_fd) as u64;
+        let at = place + round.layout.fd_meta + field;
+        round.put(Stage::Refer, at, &folder.raw().to_le_bytes());
+    }
 }
 
 /// A new empty file, which no directory has yet.

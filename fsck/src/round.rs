@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use vmfs_core::cluster::Host;
-use vmfs_core::format::{At, BlockAddr, FdAddr, FileKind, Layout};
+use vmfs_core::format::{At, BlockAddr, FdAddr, FileKind, FileMetadata, Layout};
 use vmfs_core::journal::MetaReader;
 use vmfs_core::lvm::{LvmError, Volume, VolumeOffset};
 use vmfs_core::resource::Resources;
@@ -31,6 +31,36 @@ pub(crate) struct Seen {
     pub(crate) subdirectories: u32,
     /// The directory that was found to have it, for a directory.
     pub(crate) found_in: Option<FdAddr>,
+    /// The directory that was found to have it: the one that it says, if that has it, else the first.
+    pub(crate) named_in: Option<FdAddr>,
+}
+
+impl Seen {
+    /// A file of which no name was found yet.
+    pub(crate) fn of(meta: &FileMetadata) -> Self {
+        Self {
+            kind: meta.kind(),
+            is_directory: meta.is_directory(),
+            generation: meta.generation.get(),
+            links: meta.links.get(),
+            parent: meta.parent_fd.get(),
+            names: 0,
+            subdirectories: 0,
+            found_in: None,
+            named_in: None,
+        }
+    }
+
+    /// Notes that `directory` has a name for it.
+    pub(crate) fn name_in(&mut self, directory: FdAddr) {
+        self.names += 1;
+        if self.is_directory {
+            self.found_in = Some(directory);
+        }
+        if self.named_in.is_none() || directory.raw() == self.parent {
+            self.named_in = Some(directory);
+        }
+    }
 }
 
 /// A second reference to a resource: where the address stands.

@@ -5,7 +5,7 @@ mod root;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use vmfs_core::format::{Family, FdAddr, FdImage, FileKind, SystemFile};
+use vmfs_core::format::{Family, FdAddr, FdImage, FileKind, Layout, SystemFile};
 
 use super::{directories, maps};
 use crate::code::Code;
@@ -30,7 +30,7 @@ pub(crate) fn run(round: &mut Round<'_, '_>) {
 }
 
 /// The system files that have a name in the root directory.
-pub(super) fn system_files(family: Family) -> &'static [SystemFile] {
+pub(super) fn system_files(layout: &Layout) -> &'static [SystemFile] {
     use SystemFile as S;
     const ALL: [SystemFile; 9] = [
         S::FileBlocks,
@@ -43,11 +43,21 @@ pub(super) fn system_files(family: Family) -> &'static [SystemFile] {
         S::Journals,
         S::Unmap,
     ];
-    match family {
+    match layout.family {
         Family::Vmfs3 => &ALL[..5],
+        // One that was upgraded from VMFS3 has the others elsewhere.
+        Family::Vmfs5 if !layout.dense_sub_blocks => &ALL[..5],
         Family::Vmfs5 => &ALL[..7],
         Family::Vmfs6 => &ALL,
     }
+}
+
+/// The system file whose descriptor `fd` is.
+pub(super) fn system_file(round: &Round<'_, '_>, fd: FdAddr) -> Option<SystemFile> {
+    let seen = round.files.get(&fd)?;
+    let mut all = system_files(&round.layout).iter();
+    let file = all.find(|file| file.fd() == fd).copied();
+    file.filter(|_| seen.kind == FileKind::System)
 }
 
 /// Directories that have each other and aren't below the root: one entry of each circle goes.
@@ -209,39 +219,32 @@ fn links(round: &mut Round<'_, '_>, fd: FdAddr, seen: Seen) {
     }
 }
 
-/// Whether a directory's `..` and descriptor lead to the directory that has it.
+/// Whether a directory's `..` and each descriptor lead to the directory that has it.
 fn parent(round: &mut Round<'_, '_>, fd: FdAddr, seen: Seen) {
-    if !seen.is_directory || round.broken.contains(&fd) {
+    if round.broken.contains(&fd) {
         return;
     }
     let above = if fd == FdAddr::ROOT {
         FdAddr::ROOT
     } else {
-        match seen.found_in {
+        let found = if seen.is_directory {
+            seen.found_in
+        } else {
+            seen.named_in
+        };
+        match found {
             Some(above) => above,
             None => return,
         }
     };
-    let generation = round.files.get(&above).map_or(1, |seen| seen.generation);
-    let found = directories::parent_of(round, fd);
-    if found.is_some() && found != Some(above) {
-        let finding = Finding::new(
-            Code::DotsWrong,
-            format!("directory {fd}"),
-            format!(
-                ".. leads to {}, expected {above}",
-                found.map_or_else(|| "nowhere".to_owned(), |found| found.to_string())
-            ),
-        )
-        .repair("let it lead there");
-        if round.found(finding) {
-            directories::set_parent(round, fd, (above, generation));
-        }
+    if seen.is_directory && !dots(round, fd, above) {
         return;
     }
     let says_so = seen.parent == above.raw();
+    // Where one of several names was taken out, nothing says which directories have the others.
+    let unsaid = seen.parent == 0 && !seen.is_directory;
     let system = fd.cluster() == 0 && seen.kind == FileKind::System || fd == FdAddr::ROOT;
-    if round.layout.family != Family::Vmfs6 || says_so || system {
+    if round.layout.family != Family::Vmfs6 || says_so || unsaid || system {
         return;
     }
     let Some(place) = round.place_of(fd) else {
@@ -258,8 +261,28 @@ fn parent(round: &mut Round<'_, '_>, fd: FdAddr, seen: Seen) {
     .at_volume(place.0)
     .repair("write the directory that has it");
     if round.found(finding) {
-        let field = std::mem::offset_of!(vmfs_core::format::FileMetadata, parent_fd) as u64;
-        let at = place + round.layout.fd_meta + field;
-        round.put(Stage::Refer, at, &above.raw().to_le_bytes());
+        lost_found::save_parent(round, fd, above);
     }
+}
+
+/// Whether a directory's `..` leads to the directory that has it.
+fn dots(round: &mut Round<'_, '_>, fd: FdAddr, above: FdAddr) -> bool {
+    let generation = round.files.get(&above).map_or(1, |seen| seen.generation);
+    let found = directories::parent_of(round, fd);
+    if found.is_some() && found != Some(above) {
+        let finding = Finding::new(
+            Code::DotsWrong,
+            format!("directory {fd}"),
+            format!(
+                ".. leads to {}, expected {above}",
+                found.map_or_else(|| "nowhere".to_owned(), |found| found.to_string())
+            ),
+        )
+        .repair("let it lead there");
+        if round.found(finding) {
+            directories::set_parent(round, fd, (above, generation));
+        }
+        return false;
+    }
+    true
 }

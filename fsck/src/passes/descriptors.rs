@@ -119,16 +119,7 @@ fn descriptor(round: &mut Round<'_, '_>, fd: FdAddr, marked: bool) {
     round.check.report.descriptors += 1;
     length(round, fd, place, &mut image);
     let meta = image.meta().clone();
-    let seen = Seen {
-        kind: meta.kind(),
-        is_directory: meta.is_directory(),
-        generation: meta.generation.get(),
-        links: meta.links.get(),
-        parent: meta.parent_fd.get(),
-        names: 0,
-        subdirectories: 0,
-        found_in: None,
-    };
+    let seen = Seen::of(&meta);
     round.files.insert(fd, seen);
     if seen.is_directory {
         round.directories.push(fd);

@@ -42,6 +42,8 @@ struct Walk {
     depth: u32,
     counts: Counts,
     last_large: Option<u64>,
+    /// Blocks that must be there: those of a resource file up to its end.
+    whole: u64,
 }
 
 /// Marks everything that the file's block map names; what it has, or `None` if a part of it can't
@@ -63,6 +65,12 @@ pub(crate) fn follow(
         depth: level.depth(),
         counts: Counts::default(),
         last_large: None,
+        whole: if resources::is_resource_file(fd) {
+            let (length, shift) = (image.meta().length.get(), image.meta().block_shift());
+            length.div_ceil(1_u64.checked_shl(shift).unwrap_or(u64::MAX))
+        } else {
+            0
+        },
     };
     if matches!(level, ZeroLevel::None | ZeroLevel::Resident) {
         return Some(walk.counts);
@@ -72,7 +80,7 @@ pub(crate) fn follow(
     let start = layout.fd_addresses as usize;
     let end = start + layout.fd_address_count as usize * size;
     let bytes = image.bytes().get(start..end)?.to_vec();
-    let cleared = walk.entries(round, array, &bytes, level.depth());
+    let cleared = walk.entries(round, (array, 0), &bytes, level.depth());
     for index in cleared {
         image.set_address(index, 0);
     }
@@ -80,12 +88,12 @@ pub(crate) fn follow(
 }
 
 impl Walk {
-    /// Follows the entries that `bytes` hold, which lie at `start`; the numbers of those that were
-    /// cleared.
+    /// Follows the entries that `bytes` hold, which lie at `start` and begin with what leads to the
+    /// file's block `first`; the numbers of those that were cleared.
     fn entries(
         &mut self,
         round: &mut Round<'_, '_>,
-        start: VolumeOffset,
+        (start, first): (VolumeOffset, u64),
         bytes: &[u8],
         depth: u32,
     ) -> Vec<usize> {
@@ -94,17 +102,29 @@ impl Walk {
         let mut invalid = Vec::new();
         let mut numbers = Vec::new();
         let mut all = 0;
+        let mut holes = 0_u64;
+        let mut first_hole = None;
+        let span = 1_u64.checked_shl(depth * layout.pointers_per_block.trailing_zeros());
+        let span = span.unwrap_or(u64::MAX);
+        let block = |index: usize| first.saturating_add(span.saturating_mul(index as u64));
         for (index, raw) in bytes.chunks_exact(size).enumerate() {
             let raw = little_endian(raw);
+            let slot = start + (index * size) as u64;
             if raw == 0 {
+                if block(index) < self.whole {
+                    holes += 1;
+                    first_hole.get_or_insert(slot);
+                }
                 continue;
             }
             all += 1;
-            let slot = start + (index * size) as u64;
-            if let Err((code, reason)) = self.entry(round, slot, raw, depth) {
+            if let Err((code, reason)) = self.entry(round, (slot, block(index)), raw, depth) {
                 invalid.push(Invalid { code, slot, reason });
                 numbers.push(index);
             }
+        }
+        if let Some(slot) = first_hole {
+            self.holes(round, slot, holes);
         }
         let Some(first) = invalid.first() else {
             return Vec::new();
@@ -143,11 +163,23 @@ impl Walk {
         numbers
     }
 
-    /// One address; why it can't be one.
+    /// Holes in the map of a resource file, which has none: what lies there can't be told.
+    fn holes(&mut self, round: &mut Round<'_, '_>, slot: VolumeOffset, count: u64) {
+        round.check.lost_map = true;
+        self.counts.incomplete = true;
+        let structure = format!("block map of file {}", self.fd);
+        round
+            .check
+            .refuse(&format!("{structure} has a hole at {slot}"));
+        let detail = format!("{count} addresses are holes, and a resource file has none");
+        round.found(Finding::new(Code::AddressWrongType, structure, detail).at_volume(slot.0));
+    }
+
+    /// One address, that of the file's block `first` or of what leads to it; why it can't be one.
     fn entry(
         &mut self,
         round: &mut Round<'_, '_>,
-        slot: VolumeOffset,
+        (slot, first): (VolumeOffset, u64),
         raw: u64,
         depth: u32,
     ) -> Result<(), (Code, String)> {
@@ -219,7 +251,7 @@ impl Walk {
             }
             Marked::First => {
                 self.counts.pointer_blocks += 1;
-                self.pointer_block(round, slot, addr, depth);
+                self.pointer_block(round, (slot, first), addr, depth);
                 Ok(())
             }
         }
@@ -253,7 +285,7 @@ impl Walk {
     fn pointer_block(
         &mut self,
         round: &mut Round<'_, '_>,
-        slot: VolumeOffset,
+        (slot, first): (VolumeOffset, u64),
         addr: BlockAddr,
         depth: u32,
     ) {
@@ -265,7 +297,7 @@ impl Walk {
         });
         match read {
             Ok((place, bytes)) => {
-                self.entries(round, place, &bytes, depth - 1);
+                self.entries(round, (place, first), &bytes, depth - 1);
             }
             Err(error) => {
                 self.counts.incomplete = true;

@@ -239,7 +239,7 @@ impl FileSystem {
             edit.remove(name)?;
             edit.add_links(-i32::from(wants_directory));
             edit.save()?;
-            Self::drop_link(changes, &inode)
+            Self::drop_link(changes, &inode, parent.fd())
         })?;
         if gone {
             engine.nameless.insert(fd);
@@ -248,12 +248,22 @@ impl FileSystem {
     }
 
     /// Takes a name off a file's count; with the last one it is to be deleted.
-    pub(super) fn drop_link(changes: &mut Changes<'_>, inode: &Inode) -> Result<(), FsError> {
+    pub(super) fn drop_link(
+        changes: &mut Changes<'_>,
+        inode: &Inode,
+        directory: FdAddr,
+    ) -> Result<(), FsError> {
         let links = inode.meta().links.get();
         if inode.is_directory() {
             Self::add_links(changes, inode, -i64::from(links))?;
         } else {
             Self::add_links(changes, inode, -1)?;
+            if links > 1 && inode.meta().parent_fd.get() == directory.raw() {
+                // Nothing says which directories have the other names.
+                let mut edit = FileEdit::load(changes, inode.fd(), inode.offset())?;
+                edit.meta_mut().parent_fd = 0.into();
+                edit.save()?;
+            }
         }
         if inode.is_directory() || links <= 1 {
             changes.txn.begin(inode.fd());

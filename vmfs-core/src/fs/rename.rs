@@ -155,7 +155,7 @@ impl FileSystem {
             edit.add_links(-i32::from(source.is_directory() && crosses));
             edit.save()?;
             if let Some(target) = target {
-                Self::drop_link(changes, target)?;
+                Self::drop_link(changes, target, new.fd())?;
             }
             self.set_parent(changes, source, new, crosses)
         })?;

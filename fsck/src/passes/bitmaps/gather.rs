@@ -131,6 +131,7 @@ fn make(
         names: 0,
         subdirectories: 0,
         found_in: None,
+        named_in: None,
     };
     round.files.insert(fd, seen);
     lost_found::attach(round, fd, name.as_bytes())

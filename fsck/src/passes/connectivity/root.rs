@@ -70,6 +70,7 @@ fn anew(round: &mut Round<'_, '_>) -> bool {
         names: 0,
         subdirectories: 0,
         found_in: None,
+        named_in: None,
     };
     round.files.insert(FdAddr::ROOT, seen);
     round.broken.remove(&FdAddr::ROOT);
@@ -80,7 +81,7 @@ fn anew(round: &mut Round<'_, '_>) -> bool {
 /// Adds the names of system files that the root directory doesn't have.
 fn names(round: &mut Round<'_, '_>) {
     let layout = Arc::clone(&round.layout);
-    for file in super::system_files(layout.family) {
+    for file in super::system_files(&layout) {
         let fd = file.fd();
         let Some(seen) = round.files.get(&fd).copied() else {
             continue;
@@ -118,10 +119,7 @@ fn names(round: &mut Round<'_, '_>) {
             return;
         }
         if let Some(seen) = round.files.get_mut(&fd) {
-            seen.names += 1;
-            if seen.is_directory {
-                seen.found_in = Some(FdAddr::ROOT);
-            }
+            seen.name_in(FdAddr::ROOT);
         }
         if seen.is_directory
             && let Some(root) = round.files.get_mut(&FdAddr::ROOT)

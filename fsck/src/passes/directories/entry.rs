@@ -8,7 +8,7 @@ use vmfs_core::format::{FdAddr, FileKind};
 use crate::code::Code;
 use crate::content::{Content, Editing};
 use crate::finding::Finding;
-use crate::passes::descriptors;
+use crate::passes::{connectivity, descriptors};
 use crate::plan::Stage;
 use crate::round::{Round, as_resource};
 
@@ -89,6 +89,24 @@ pub(super) fn judge(
             verdict => verdict,
         };
     }
+    if let Some(system) = connectivity::system_file(round, fd)
+        && (directory != FdAddr::ROOT || entry.name != system.name().as_bytes())
+    {
+        let finding = Finding::new(
+            Code::EntryDamaged,
+            structure.as_str(),
+            format!(
+                "it names the system file {}, which has this name in the root directory only",
+                system.name()
+            ),
+        )
+        .at(at)
+        .repair("take it out")
+        .loses("the name, if another file should have it");
+        if removed(round, finding) == Verdict::Remove {
+            return Verdict::Remove;
+        }
+    }
     if let Some(verdict) = twice(round, entry, fd, names, &structure, at) {
         return verdict;
     }
@@ -146,10 +164,7 @@ fn claim(round: &mut Round<'_, '_>, directory: FdAddr, fd: FdAddr, is_directory:
     let Some(seen) = round.files.get_mut(&fd) else {
         return;
     };
-    seen.names += 1;
-    if is_directory {
-        seen.found_in = Some(directory);
-    }
+    seen.name_in(directory);
     if seen.names == 1 {
         round.usage.mark(as_resource(fd));
     }
