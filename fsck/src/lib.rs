@@ -14,6 +14,7 @@ mod check;
 mod code;
 mod content;
 mod finding;
+mod journals;
 mod judge;
 mod lost_found;
 mod passes;

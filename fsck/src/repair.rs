@@ -7,13 +7,14 @@ use std::time::Duration;
 
 use vmfs_core::cluster::{self, Host, Watch};
 use vmfs_core::format::{BlockAddr, Family, HeartbeatState, Layout};
-use vmfs_core::journal::{JournalHeader, is_unused, replay};
+use vmfs_core::journal::replay;
 use vmfs_core::lvm::{LvmError, Volume};
 use vmfs_core::scsi::{Clock, Lun, LunError, SystemClock};
 
 use crate::check::Check;
 use crate::code::{Code, Pass};
 use crate::finding::{Finding, Report};
+use crate::journals::{self, Journal};
 use crate::judge::{Judge, Mode};
 use crate::passes;
 use crate::plan::{self, Plan, WriteError};
@@ -249,9 +250,8 @@ fn refuse(volume: &Volume, layout: &Layout, hosts: &[Host]) -> Option<String> {
         return Some("VMFS3 volumes are only checked".to_owned());
     }
     let foreign = hosts.iter().find(|host| {
-        host.journal_addr != 0
-            && matches!(JournalHeader::read(volume, host.journal), Ok(None))
-            && !is_unused(volume, layout, host.journal).unwrap_or(false)
+        let left = journals::of(volume, layout, host);
+        matches!(left, Ok(Journal::Foreign))
     });
     foreign.map(|host| {
         format!(
@@ -262,7 +262,8 @@ fn refuse(volume: &Volume, layout: &Layout, hosts: &[Host]) -> Option<String> {
 }
 
 /// Replays a dead host's journal in place and frees its slot, durably, before anything else is
-/// looked at; whether it did.
+/// looked at; whether it did. The slot of one whose journal is damaged is freed along with the
+/// rest of the repair.
 fn settle(
     check: &mut Check<'_>,
     volume: &Volume,
@@ -273,27 +274,42 @@ fn settle(
         host: host.shown(),
         reason,
     };
-    let header = if host.journal_addr == 0 {
-        None
-    } else {
-        JournalHeader::read(volume, host.journal)?
-    };
-    let header = header.filter(|header| header.is_of(host.host, host.generation));
-    if let Some(header) = &header {
-        let finding = Finding::new(
-            Code::JournalPending,
-            format!("journal of heartbeat slot {}", host.slot),
-            format!("host {} didn't unmount the volume", host.shown()),
-        )
-        .at_volume(host.journal.0)
-        .repair("replay it");
-        if !check.found(finding) {
-            check.judge.refuses = true;
-            return Ok(false);
+    let mut replayed = false;
+    let mut damage = None;
+    match journals::of(volume, layout, host)? {
+        // Foreign ones were refused before.
+        Journal::Nothing | Journal::Foreign => {}
+        Journal::Damaged(why) => damage = Some(why),
+        Journal::Ours(header) => {
+            let finding = Finding::new(
+                Code::JournalPending,
+                format!("journal of heartbeat slot {}", host.slot),
+                format!("host {} didn't unmount the volume", host.shown()),
+            )
+            .at_volume(host.journal.0)
+            .repair("replay it");
+            if !check.found(finding) {
+                check.judge.refuses = true;
+                return Ok(false);
+            }
+            let plan = Arc::clone(&check.plan);
+            match plan.directly(|| replay(volume, host.journal, &header)) {
+                Ok(_) => replayed = true,
+                Err(error) if journals::is_damage(&error) => damage = Some(error.to_string()),
+                Err(error) => return Err(failed(error.to_string())),
+            }
         }
-        let plan = Arc::clone(&check.plan);
-        let replayed = plan.directly(|| replay(volume, host.journal, header));
-        replayed.map_err(|error| failed(error.to_string()))?;
+    }
+    let journal = BlockAddr::decode(host.journal_addr.into(), layout);
+    if let Some(why) = damage {
+        if check.found(journals::damaged(host, why)) {
+            // With the rest of the repair: what is given up here may be all there is.
+            passes::hosts::clear(check, volume, host);
+            check.left_journals.push(journal);
+        } else {
+            check.judge.refuses = true;
+        }
+        return Ok(replayed);
     }
     let finding = Finding::new(
         Code::HeartbeatStale,
@@ -303,12 +319,11 @@ fn settle(
     .at_volume(host.offset.0)
     .repair("mark the slot free");
     if !check.found(finding) {
-        return Ok(header.is_some());
+        return Ok(replayed);
     }
     let plan = Arc::clone(&check.plan);
     plan.directly(|| cluster::clear_slot(volume, host.offset))?;
     if host.journal_addr != 0 {
-        let journal = BlockAddr::decode(host.journal_addr.into(), layout);
         check.left_journals.push(journal);
     }
     Ok(true)

@@ -2,12 +2,13 @@
 
 use vmfs_core::cluster::{self, Host};
 use vmfs_core::format::{At, BlockAddr, HeartbeatState, Layout, view};
-use vmfs_core::journal::{JournalHeader, is_unused, replay};
+use vmfs_core::journal::replay;
 use vmfs_core::lvm::{Volume, VolumeOffset};
 
 use crate::check::Check;
 use crate::code::Code;
 use crate::finding::Finding;
+use crate::journals::{self, Journal};
 use crate::plan::Stage;
 use crate::round::Round;
 use crate::usage::Marked;
@@ -110,20 +111,18 @@ fn misplaced(check: &mut Check<'_>, volume: &Volume, layout: &Layout) {
 
 /// Shows the volume as a replay of a host's journal would leave it.
 fn show_journal(check: &mut Check<'_>, volume: &Volume, layout: &Layout, host: &Host) {
-    if host.journal_addr == 0 {
-        return;
-    }
-    let structure = format!("journal of heartbeat slot {}", host.slot);
-    let header = match JournalHeader::read(volume, host.journal) {
-        Ok(header) => header.filter(|header| header.is_of(host.host, host.generation)),
+    let left = match journals::of(volume, layout, host) {
+        Ok(left) => left,
         Err(error) => {
+            let structure = format!("journal of heartbeat slot {}", host.slot);
             let finding = Finding::new(Code::JournalDamaged, structure, error.to_string());
             check.found(finding.at_volume(host.journal.0));
             return;
         }
     };
-    match header {
-        Some(header) => {
+    match left {
+        Journal::Nothing => {}
+        Journal::Ours(header) => {
             check.plan.set_stage(Stage::New);
             match replay(volume, host.journal, &header) {
                 Ok(replayed) if replayed.transactions > 0 => {
@@ -131,20 +130,21 @@ fn show_journal(check: &mut Check<'_>, volume: &Volume, layout: &Layout, host: &
                 }
                 Ok(_) => {}
                 Err(error) => {
-                    let finding = Finding::new(Code::JournalDamaged, structure, error.to_string());
-                    check.found(finding.at_volume(host.journal.0));
+                    check.found(journals::damaged(host, error.to_string()));
                 }
             }
         }
-        None if !is_unused(volume, layout, host.journal).unwrap_or(false) => {
+        Journal::Foreign => {
             let finding = Finding::new(
                 Code::JournalForeign,
-                structure,
+                format!("journal of heartbeat slot {}", host.slot),
                 "it isn't empty, and only ESXi can replay it: nothing is repaired before a host has mounted and unmounted the volume",
             );
             check.found(finding.at_volume(host.journal.0));
         }
-        None => {}
+        Journal::Damaged(why) => {
+            check.found(journals::damaged(host, why));
+        }
     }
 }
 
