@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 
-use vmfs_tests::corpus::{base, recipe, trial};
+use vmfs_tests::corpus::{base, coverage, recipe, trial};
 
 #[test]
 fn every_image_does_as_its_recipe_says() {
@@ -42,4 +42,15 @@ fn every_image_does_as_its_recipe_says() {
         failures.join("\n")
     );
     assert!(recipes.len() > 150, "only {} images", recipes.len());
+}
+
+#[test]
+fn every_code_has_two_recipes_and_both_formats() {
+    let mut recipes = recipe::all().expect("recipes");
+    let gaps = coverage::gaps(&recipes).expect("the table of exceptions");
+    assert!(gaps.is_empty(), "{}", gaps.join("\n"));
+    // One image less is missed.
+    recipes.retain(|recipe| !recipe.codes().any(|code| code == "dots-wrong"));
+    let gaps = coverage::gaps(&recipes).expect("the table of exceptions");
+    assert_eq!(gaps.len(), 3, "{gaps:?}");
 }

@@ -1,13 +1,27 @@
 use std::fs::File;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
-use vmfs_core::format::{Family, Layout};
+use vmfs_core::cluster::HostConfig;
+use vmfs_core::format::{Family, FdAddr, Layout, Uuid};
+use vmfs_core::fs::{Creator, FileSystem};
+use vmfs_core::lvm::open_paths;
 use vmfs_core::scsi::{Access, FileLun, Lun};
 use vmfs_fixtures::mkfs_vmfs::Options;
-use vmfs_fixtures::{Blocks, Content, FixtureBuilder, Known, Levels, names_in_one_slot, pattern};
+use vmfs_fixtures::{
+    Blocks, Content, FixtureBuilder, Known, Levels, What, names_in_one_slot, pattern,
+};
+
+use crate::crash::volume::TestClock;
 
 const MIB: u64 = 1 << 20;
+/// Whose the dead host's files are.
+const CREATOR: Creator = Creator {
+    mode: 0o644,
+    uid: 0,
+    gid: 0,
+};
 
 /// A volume in files, undamaged.
 #[derive(Debug)]
@@ -23,14 +37,21 @@ pub struct Base {
 }
 
 /// The bases by name.
-pub const NAMES: [&str; 4] = ["vmfs6", "vmfs5", "vmfs6-span", "vmfs5-span"];
+pub const NAMES: [&str; 6] = [
+    "vmfs6",
+    "vmfs5",
+    "vmfs6-span",
+    "vmfs5-span",
+    "vmfs6-dead",
+    "vmfs5-dead",
+];
 
 fn options(name: &str) -> Result<Options> {
     let small6 = [17 * MIB + 1280 * MIB];
     let small5 = [17 * MIB + 1024 * MIB];
     let mut options = match name {
-        "vmfs6" => Options::new(Family::Vmfs6, &small6),
-        "vmfs5" => Options::new(Family::Vmfs5, &small5),
+        "vmfs6" | "vmfs6-dead" => Options::new(Family::Vmfs6, &small6),
+        "vmfs5" | "vmfs5-dead" => Options::new(Family::Vmfs5, &small5),
         "vmfs6-span" => Options::new(
             Family::Vmfs6,
             &[17 * MIB + 1280 * MIB, 17 * MIB + 512 * MIB],
@@ -74,12 +95,43 @@ pub fn build(name: &str, folder: &Path) -> Result<Base> {
     let mut builder = FixtureBuilder::create(options, files)?;
     fill(&mut builder)?;
     let fixture = builder.finish()?;
-    Ok(Base {
+    let mut base = Base {
         name: name.to_owned(),
         devices,
         layout: fixture.plan().layout().clone(),
         manifest: fixture.manifest().to_vec(),
-    })
+    };
+    if name.ends_with("-dead") {
+        die(&mut base)?;
+    }
+    Ok(base)
+}
+
+/// A host mounts the volume, writes files, and dies when they are durable, in its journal only.
+fn die(base: &mut Base) -> Result<()> {
+    let uuid = Uuid {
+        time_lo: 77.into(),
+        random: 7.into(),
+        ..Uuid::default()
+    };
+    let mut host = HostConfig::new(uuid, "host77");
+    host.clock = Arc::new(TestClock::default());
+    let volume = open_paths(&base.devices, Access::ReadWrite)?;
+    let fs = FileSystem::open_for_writing(volume, host)?;
+    let folder = fs.make_directory(FdAddr::ROOT, b"late", CREATOR)?.fd();
+    for number in 0..10 {
+        let file = fs.create(folder, format!("file-{number}").as_bytes(), CREATOR)?;
+        let content = pattern(40 + number, 300 * (1 + number as usize));
+        fs.write(file.fd(), 0, &content)?;
+        base.manifest.push(Known {
+            path: format!("/late/file-{number}"),
+            fd: file.fd(),
+            what: What::File(Content::Resident(content)),
+        });
+    }
+    fs.sync()?;
+    drop(fs);
+    Ok(())
 }
 
 /// A file of every kind that recipes name.

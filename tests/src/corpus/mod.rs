@@ -2,6 +2,8 @@
 
 /// The volumes that are damaged.
 pub mod base;
+/// What the recipes lack.
+pub mod coverage;
 /// Where structures and their fields lie.
 pub mod place;
 /// What a recipe says.

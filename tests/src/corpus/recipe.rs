@@ -18,6 +18,15 @@ struct Written {
     damage: Vec<Damage>,
     /// The codes that `fsck.vmfs -n` finds, no more and no less.
     findings: BTreeSet<String>,
+    /// The notes that it makes, by their codes, no more and no less.
+    #[serde(default)]
+    notes: BTreeSet<String>,
+    /// The codes that `-y` finds and `-n` doesn't.
+    #[serde(default)]
+    settled: BTreeSet<String>,
+    /// Numbers of devices that aren't given to `fsck.vmfs`.
+    #[serde(default)]
+    left_out: BTreeSet<usize>,
     /// What is different on one of the bases.
     #[serde(default)]
     on: BTreeMap<String, Differs>,
@@ -41,6 +50,8 @@ struct Written {
 struct Differs {
     damage: Option<Vec<Damage>>,
     findings: Option<BTreeSet<String>>,
+    notes: Option<BTreeSet<String>>,
+    settled: Option<BTreeSet<String>>,
     check: Option<i32>,
     preen: Option<i32>,
     yes: Option<i32>,
@@ -52,6 +63,10 @@ struct Differs {
 /// What is expected of the runs, and of the volume afterwards.
 #[derive(Debug, Clone)]
 pub struct Expected {
+    /// Codes of the notes of `-n`.
+    pub notes: BTreeSet<String>,
+    /// The codes that `-y` finds and `-n` doesn't.
+    pub settled: BTreeSet<String>,
     /// Exit code of `-n`.
     pub check: i32,
     /// Exit code of `-p`.
@@ -112,8 +127,25 @@ pub struct Recipe {
     pub damage: Vec<Damage>,
     /// The codes found.
     pub findings: BTreeSet<String>,
+    /// Numbers of devices that aren't given to `fsck.vmfs`.
+    pub left_out: BTreeSet<usize>,
     /// The rest of what is expected.
     pub expected: Expected,
+}
+
+impl Recipe {
+    /// The recipe's own name, without the base.
+    pub fn stem(&self) -> &str {
+        let end = self.name.len() - self.base.len() - 1;
+        &self.name[..end]
+    }
+
+    /// Every code that a run on it reports, as a finding or a note.
+    pub fn codes(&self) -> impl Iterator<Item = &str> {
+        let expected = &self.expected;
+        let all = [&self.findings, &expected.notes, &expected.settled];
+        all.into_iter().flatten().map(String::as_str)
+    }
 }
 
 fn both() -> Vec<String> {
@@ -165,7 +197,10 @@ fn read(path: &Path) -> Result<Vec<Recipe>> {
             base: base.clone(),
             damage: on.damage.unwrap_or_else(|| written.damage.clone()),
             findings: on.findings.unwrap_or_else(|| written.findings.clone()),
+            left_out: written.left_out.clone(),
             expected: Expected {
+                notes: on.notes.unwrap_or_else(|| written.notes.clone()),
+                settled: on.settled.unwrap_or_else(|| written.settled.clone()),
                 check: on.check.unwrap_or(written.check),
                 preen: on.preen.unwrap_or(written.preen),
                 yes: on.yes.unwrap_or(written.yes),
