@@ -16,6 +16,10 @@ fn nothing_is_found_on_volumes_that_are_whole() {
         Kind::Vmfs3,
         Kind::Span,
         Kind::Demo,
+        Kind::Upgraded,
+        Kind::Lvm4,
+        Kind::Raw,
+        Kind::VmfsL,
     ] {
         let report = check(&Subject::new(kind).fs, &mut |_| {});
         assert!(report.is_clean(), "{kind:?}: {:#?}", report.findings);

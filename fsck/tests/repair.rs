@@ -3,10 +3,7 @@
 
 mod common;
 
-use std::collections::BTreeSet;
-
-use common::{Subject, checked, codes, cut_repair, intact, repair};
-use fsck_vmfs::Mode;
+use common::Subject;
 use vmfs_core::format::{BlockAddr, Family, FdAddr, ResourceKind, SystemFile};
 use vmfs_fixtures::Kind;
 
@@ -351,33 +348,9 @@ fn each(kind: Kind, mut test: impl FnMut(&str, Subject, &[FdAddr], &[&str])) {
 }
 
 fn finds_and_repairs(kind: Kind) {
-    let mut wrong = Vec::new();
     each(kind, |name, subject, hit, expected| {
-        let before = checked(&subject.luns());
-        let found = codes(&before);
-        let expected: BTreeSet<&str> = expected.iter().copied().collect();
-        if !expected.is_empty() && found != expected {
-            wrong.push(format!(
-                "{name}: {found:?}, expected {expected:?}: {:#?}",
-                before.report.findings
-            ));
-        }
-        let luns = subject.scratch();
-        let repaired = repair(&luns, Mode::Yes).expect("a repair");
-        let after = checked(&luns);
-        if !after.report.is_clean() || repaired.exit_code() != 1 {
-            wrong.push(format!(
-                "{name}: exit {}, then {:#?}",
-                repaired.exit_code(),
-                after.report.findings
-            ));
-            return;
-        }
-        if let Err(error) = intact(&luns, subject.fixture.manifest(), hit) {
-            wrong.push(format!("{name}: {error}; {:#?}", repaired.report.findings));
-        }
+        common::finds_and_repairs(name, &subject, hit, expected);
     });
-    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
 #[test]
@@ -392,25 +365,7 @@ fn damage_to_vmfs5_is_found_and_repaired() {
 
 fn goes_on(kind: Kind) {
     each(kind, |name, subject, hit, _| {
-        let mut writes = 0;
-        loop {
-            let luns = subject.scratch();
-            if cut_repair(&luns, writes).is_ok() {
-                assert!(writes > 0, "{name}: nothing was written");
-                break;
-            }
-            let again = repair(&luns, Mode::Yes).expect("a second run");
-            let after = checked(&luns);
-            assert!(
-                after.report.is_clean(),
-                "{name}, cut at {writes}, then {}: {:#?}",
-                again.exit_code(),
-                after.report.findings
-            );
-            let intact = intact(&luns, subject.fixture.manifest(), hit);
-            assert_eq!(intact, Ok(()), "{name}, cut at {writes}");
-            writes += 1;
-        }
+        common::goes_on(name, &subject, hit)
     });
 }
 

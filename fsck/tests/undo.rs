@@ -2,16 +2,10 @@
 
 mod common;
 
-use std::sync::Arc;
-
-use common::{Subject, checked, cut, options};
+use common::{Copies, Subject, checked, cut, options};
 use fsck_vmfs::undo::{UndoError, undo};
 use fsck_vmfs::{Mode, Options, run};
-use vmfs_core::scsi::{DeviceOffset, Lun};
 use vmfs_fixtures::Kind;
-
-/// Where metadata lies on a small fixture: all that a repair may touch.
-const LOOKED_AT: u64 = 1 << 30;
 
 fn damaged(kind: Kind) -> Subject {
     let subject = Subject::new(kind);
@@ -28,24 +22,11 @@ fn damaged(kind: Kind) -> Subject {
     subject
 }
 
-fn contents(luns: &[Arc<dyn Lun>]) -> Vec<u32> {
-    let mut sums = Vec::new();
-    for lun in luns {
-        let end = lun.capacity().min(LOOKED_AT);
-        for start in (0..end).step_by(4 << 20) {
-            let mut bytes = vec![0; (end - start).min(4 << 20) as usize];
-            lun.read(DeviceOffset(start), &mut bytes).expect("read");
-            sums.push(crc32fast::hash(&bytes));
-        }
-    }
-    sums
-}
-
 #[test]
 fn undo_restores_every_byte_from_any_moment() {
     for kind in [Kind::Small6, Kind::Small5] {
         let subject = damaged(kind);
-        let before = contents(&subject.luns());
+        let before = Copies::of(&subject).contents();
         for writes in [0, 1, 5, 9, u64::MAX] {
             let folder = tempfile::tempdir().expect("folder");
             let file = folder.path().join("undo");
@@ -53,19 +34,20 @@ fn undo_restores_every_byte_from_any_moment() {
                 undo: Some(file.clone()),
                 ..options()
             };
-            let luns = subject.scratch();
+            let copies = Copies::of(&subject);
+            let luns = copies.luns();
             let first = run(&cut(&luns, writes), Mode::Yes, &options, &mut |_| {});
             assert_eq!(first.is_ok(), writes == u64::MAX, "{kind:?}");
             // A second repair goes on with the same file.
             run(&luns, Mode::Yes, &options, &mut |_| {}).expect("a repair");
             assert!(checked(&luns).report.is_clean());
-            assert_ne!(contents(&luns), before);
+            assert_ne!(copies.contents(), before);
             let restored = undo(&file, &luns, false).expect("undo");
             assert!(restored > 0);
-            assert_eq!(contents(&luns), before, "{kind:?}, cut at {writes}");
+            assert_eq!(copies.contents(), before, "{kind:?}, cut at {writes}");
             // Once more does no harm.
             undo(&file, &luns, false).expect("undo");
-            assert_eq!(contents(&luns), before);
+            assert_eq!(copies.contents(), before);
         }
     }
 }
@@ -79,9 +61,10 @@ fn undo_refuses_a_volume_that_was_changed_since() {
         undo: Some(file.clone()),
         ..options()
     };
-    let luns = subject.scratch();
+    let copies = Copies::of(&subject);
+    let luns = copies.luns();
     run(&luns, Mode::Yes, &options, &mut |_| {}).expect("a repair");
-    let changed = contents(&luns);
+    let changed = copies.contents();
     // A field that the repair wrote: the number of links.
     let field = subject.field(subject.block_files()[0], 0x08);
     let place = subject
@@ -96,10 +79,10 @@ fn undo_refuses_a_volume_that_was_changed_since() {
         "{error}"
     );
     luns[0].write(offset, &[1]).expect("write");
-    assert_eq!(contents(&luns), changed, "nothing was restored");
+    assert_eq!(copies.contents(), changed, "nothing was restored");
     luns[0].write(offset, &[77]).expect("write");
     undo(&file, &luns, true).expect("by force");
-    assert_eq!(contents(&luns), contents(&subject.luns()));
+    assert_eq!(copies.contents(), Copies::of(&subject).contents());
 }
 
 #[test]

@@ -2,11 +2,16 @@
 
 #![allow(dead_code, reason = "each test uses a part of it")]
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use fsck_vmfs::plan::Plan;
 use fsck_vmfs::{Code, FsckError, Mode, Options, Outcome, run};
+use rustix::fs::{MemfdFlags, SeekFrom, memfd_create, seek};
 use vmfs_core::format::{FdAddr, Layout, ZeroLevel};
 use vmfs_core::fs::FileSystem;
 use vmfs_core::lvm::{open_luns, open_paths};
@@ -21,7 +26,10 @@ pub(crate) struct Subject {
 
 impl Subject {
     pub(crate) fn new(kind: Kind) -> Self {
-        let fixture = kind.build().expect("fixture");
+        Self::of(kind.build().expect("fixture"))
+    }
+
+    pub(crate) fn of(fixture: Fixture) -> Self {
         let volume = open_paths(&fixture.paths(), Access::ReadOnly).expect("volume");
         let fs = FileSystem::open(volume).expect("file system");
         Self { fixture, fs }
@@ -116,6 +124,63 @@ impl Subject {
     }
 }
 
+/// Copies of a volume's devices, sparse files in memory that can be written to.
+pub(crate) struct Copies(Vec<File>);
+
+impl Copies {
+    pub(crate) fn of(subject: &Subject) -> Self {
+        let copy = |source: &File| {
+            let copy = File::from(memfd_create("copy", MemfdFlags::CLOEXEC).expect("memfd"));
+            copy.set_len(source.metadata().expect("metadata").len())
+                .expect("length");
+            each_piece(source, |at, bytes| {
+                copy.write_all_at(bytes, at).expect("write")
+            });
+            copy
+        };
+        Self(subject.fixture.files().iter().map(copy).collect())
+    }
+
+    pub(crate) fn luns(&self) -> Vec<Arc<dyn Lun>> {
+        let path = |file: &File| PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()));
+        let open = |file| FileLun::open(&path(file), Access::ReadWrite).expect("lun");
+        self.0
+            .iter()
+            .map(|file| Arc::new(open(file)) as _)
+            .collect()
+    }
+
+    /// Checksums of all pieces that aren't zero, by device and offset: equal if all bytes are.
+    pub(crate) fn contents(&self) -> BTreeMap<(usize, u64), u32> {
+        let mut sums = BTreeMap::new();
+        for (device, file) in self.0.iter().enumerate() {
+            each_piece(file, |at, bytes| {
+                if bytes.iter().any(|&byte| byte != 0) {
+                    sums.insert((device, at), crc32fast::hash(bytes));
+                }
+            });
+        }
+        sums
+    }
+}
+
+/// Calls `visit` with each piece of a sparse file that isn't a hole. Pieces begin at multiples of
+/// their greatest length.
+fn each_piece(file: &File, mut visit: impl FnMut(u64, &[u8])) {
+    const PIECE: u64 = 1 << 20;
+    let length = file.metadata().expect("metadata").len();
+    let mut at = 0;
+    while at < length
+        && let Ok(data) = seek(file, SeekFrom::Data(at))
+    {
+        let start = data / PIECE * PIECE;
+        let mut bytes = vec![0; (length - start).min(PIECE) as usize];
+        file.read_exact_at(&mut bytes, start).expect("read");
+        visit(start, &bytes);
+        at = start + PIECE;
+    }
+}
+
 pub(crate) fn options() -> Options {
     Options {
         lease: std::time::Duration::from_millis(50),
@@ -184,4 +249,53 @@ pub(crate) fn intact(
         }
     }
     Ok(())
+}
+
+/// Damage is found as expected, if anything is, and repaired; then nothing is found, and files that
+/// weren't hit are what they were.
+pub(crate) fn finds_and_repairs(name: &str, subject: &Subject, hit: &[FdAddr], expected: &[&str]) {
+    let before = checked(&subject.luns());
+    let expected: BTreeSet<&str> = expected.iter().copied().collect();
+    assert!(
+        expected.is_empty() || codes(&before) == expected,
+        "{name}: {:?}, expected {expected:?}: {:#?}",
+        codes(&before),
+        before.report.findings
+    );
+    let luns = subject.scratch();
+    let repaired = repair(&luns, Mode::Yes).expect("a repair");
+    let after = checked(&luns);
+    assert!(
+        after.report.is_clean() && repaired.exit_code() == 1,
+        "{name}: exit {}, then {:#?}",
+        repaired.exit_code(),
+        after.report.findings
+    );
+    let intact = intact(&luns, subject.fixture.manifest(), hit);
+    let findings = repaired.report.findings;
+    assert_eq!(intact, Ok(()), "{name}: {findings:#?}");
+}
+
+/// A repair that is cut off at any write is gone on with by another one.
+pub(crate) fn goes_on(name: &str, subject: &Subject, hit: &[FdAddr]) {
+    let mut writes = 0;
+    loop {
+        let luns = subject.scratch();
+        if cut_repair(&luns, writes).is_ok() {
+            assert!(writes > 0, "{name}: nothing was written");
+            break;
+        }
+        let again = repair(&luns, Mode::Yes)
+            .unwrap_or_else(|error| panic!("{name}, cut at {writes}: {error}"));
+        let after = checked(&luns);
+        assert!(
+            after.report.is_clean(),
+            "{name}, cut at {writes}, then {}: {:#?}",
+            again.exit_code(),
+            after.report.findings
+        );
+        let intact = intact(&luns, subject.fixture.manifest(), hit);
+        assert_eq!(intact, Ok(()), "{name}, cut at {writes}");
+        writes += 1;
+    }
 }
