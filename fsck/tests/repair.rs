@@ -365,7 +365,7 @@ fn damage_to_vmfs5_is_found_and_repaired() {
 
 fn goes_on(kind: Kind) {
     each(kind, |name, subject, hit, _| {
-        common::goes_on(name, &subject, hit)
+        common::goes_on(name, &subject, hit);
     });
 }
 

@@ -134,7 +134,7 @@ impl Copies {
             copy.set_len(source.metadata().expect("metadata").len())
                 .expect("length");
             each_piece(source, |at, bytes| {
-                copy.write_all_at(bytes, at).expect("write")
+                copy.write_all_at(bytes, at).expect("write");
             });
             copy
         };
