@@ -129,6 +129,20 @@ fn state(t: &Target<'_>) {
     t.write(at, &[0x55; 4]);
 }
 
+fn table_entry(t: &Target<'_>) {
+    t.write(t.volume_table(), &[0; 512]);
+}
+
+fn first_in_the_volume(t: &Target<'_>) {
+    let at = t.table_field(field!(vmfs_core::format::VolTableEntry, first_pe));
+    t.write(at, &[200, 0, 0, 0]);
+}
+
+fn begin_of_data(t: &Target<'_>) {
+    let at = HEADER + field!(DevMetadata, data_offset) as u64;
+    t.write(at, &(3 * MIB).to_le_bytes());
+}
+
 fn extent_place(t: &Target<'_>) {
     let at = t.extent(0) + field!(PeTableEntry, physical) as u64;
     t.write(at, &(5_u64 << 32).to_le_bytes());
@@ -169,6 +183,13 @@ const ALL: &[(&str, Damage, &[&str])] = &[
         &["volume-table-wrong"],
     ),
     ("state", state, &["volume-table-wrong"]),
+    ("table entry", table_entry, &["volume-table-wrong"]),
+    (
+        "first in the volume",
+        first_in_the_volume,
+        &["volume-table-wrong"],
+    ),
+    ("begin of data", begin_of_data, &["device-header-damaged"]),
     ("place of an extent", extent_place, &["extent-wrong"]),
     ("first extent", first_extent, &["extent-wrong"]),
     ("bitmap", bitmap, &["extent-bitmap-wrong"]),

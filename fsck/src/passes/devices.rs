@@ -1,5 +1,6 @@
 //! Device headers and extents: docs/fsck/devices.md.
 
+mod entries;
 mod header;
 mod tables;
 

@@ -14,7 +14,7 @@ use crate::finding::Finding;
 use crate::plan::Stage;
 
 /// Where data begins on every device seen.
-const DATA_OFFSET: u64 = 0x110_0000;
+pub(super) const DATA_OFFSET: u64 = 0x110_0000;
 /// The metadata block of LVM 6.
 const MD_6: u32 = 4096;
 

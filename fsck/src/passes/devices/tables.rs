@@ -8,7 +8,8 @@ use vmfs_core::format::{
 use vmfs_core::scsi::{DeviceOffset, Lun};
 use zerocopy::{FromZeros, IntoBytes};
 
-use super::header::read;
+use super::entries;
+use super::header::{DATA_OFFSET, read};
 use crate::check::Check;
 use crate::code::Code;
 use crate::finding::Finding;
@@ -16,12 +17,14 @@ use crate::plan::Stage;
 
 /// Checks every device of a volume.
 pub(super) fn run(check: &mut Check<'_>, devices: &[Arc<dyn Lun>]) {
-    for device in devices {
-        if let Some(header) = header(check, device) {
+    let headers: Vec<_> = devices.iter().map(|device| header(check, device)).collect();
+    let settled = entries::run(check, devices);
+    for ((device, header), settled) in devices.iter().zip(headers).zip(settled) {
+        // Where an extent must lie follows from both.
+        if let (Some(header), true) = (header, settled) {
             extents(check, device, &header);
         }
     }
-    agree(check, devices);
 }
 
 /// The device header, its numbers mended from the volume table and the extents.
@@ -38,6 +41,7 @@ fn header(check: &mut Check<'_>, lun: &Arc<dyn Lun>) -> Option<DevMetadata> {
         expected.md_alignment = 0.into();
     }
     let entry: VolTableEntry = read(&**lun, DEVICE_HEADER_OFFSET + expected.volume_table())?;
+    data_offset(&**lun, &entry, &mut expected);
     let room = lun.capacity().saturating_sub(expected.data_offset.get()) / PE_SIZE;
     let pes = u64::from(entry.pes.get());
     if found.volumes.get() != 1 {
@@ -61,18 +65,31 @@ fn header(check: &mut Check<'_>, lun: &Arc<dyn Lun>) -> Option<DevMetadata> {
             expected.pe_maps = (pes.div_ceil(PES_PER_MAP) as u32).into();
         }
     }
+    let end = if six {
+        u64::from(expected.pe_units.get())
+    } else {
+        expected.pes.get().into()
+    };
+    let end = end
+        .saturating_mul(PE_SIZE)
+        .saturating_add(expected.data_offset.get());
+    if plain && expected.total_bytes.get() < end && end <= lun.capacity() {
+        expected.total_bytes = lun.capacity().into();
+    }
     let mut details = Vec::new();
-    let mut compare = |field: &str, found: u32, expected: u32| {
+    let mut compare = |field: &str, found: u64, expected: u64| {
         if found != expected {
             details.push(format!("{field} is {found:#x}, expected {expected:#x}"));
         }
     };
     macro_rules! fields {
         ($($field:ident),+) => {
-            $(compare(stringify!($field), found.$field.get(), expected.$field.get());)+
+            $(compare(stringify!($field), found.$field.get().into(), expected.$field.get().into());)+
         };
     }
     fields!(
+        total_bytes,
+        data_offset,
         major_version,
         md_alignment,
         volumes,
@@ -98,6 +115,20 @@ fn header(check: &mut Check<'_>, lun: &Arc<dyn Lun>) -> Option<DevMetadata> {
     None
 }
 
+/// Where the data begins: as the first extent has it, if that is sound and begins where data does on
+/// every device seen.
+fn data_offset(lun: &dyn Lun, entry: &VolTableEntry, expected: &mut DevMetadata) {
+    let Some(first) = read::<PeTableEntry>(lun, table(expected)) else {
+        return;
+    };
+    let sound = first.used == 1
+        && first.id.get() == 0
+        && first.logical.get() == entry.first_pe.get().saturating_mul(PE_SIZE);
+    if sound && first.physical.get() == DATA_OFFSET {
+        expected.data_offset = DATA_OFFSET.into();
+    }
+}
+
 /// Whether the device has the tables of LVM 6.
 fn six(lun: &dyn Lun, header: &DevMetadata) -> bool {
     let entry = |offset: u64| {
@@ -111,12 +142,12 @@ fn six(lun: &dyn Lun, header: &DevMetadata) -> bool {
     }
 }
 
-fn table(header: &DevMetadata) -> u64 {
+pub(super) fn table(header: &DevMetadata) -> u64 {
     DEVICE_HEADER_OFFSET + header.pe_bitmap() + header.pe_bitmap_size()
 }
 
 /// Extents of 256 MiB that the only table entry of LVM 6 has.
-fn length(lun: &dyn Lun, header: &DevMetadata) -> u64 {
+pub(super) fn length(lun: &dyn Lun, header: &DevMetadata) -> u64 {
     let entry: Option<PeTableEntry> = read(lun, table(header));
     let bytes = entry.map_or(0, |entry| entry.length.get());
     let fitting = lun.capacity().saturating_sub(header.data_offset.get());
@@ -142,7 +173,7 @@ fn place_of(header: &DevMetadata, index: u64) -> u64 {
     table(header) + index / PES_PER_MAP * stride + index % PES_PER_MAP * PeTableEntry::STRIDE
 }
 
-fn put(check: &mut Check<'_>, lun: &Arc<dyn Lun>, offset: u64, bytes: &[u8]) {
+pub(super) fn put(check: &mut Check<'_>, lun: &Arc<dyn Lun>, offset: u64, bytes: &[u8]) {
     check.plan.set_stage(Stage::Refer);
     if let Err(error) = lun.write(DeviceOffset(offset), bytes) {
         tracing::warn!(lun = lun.name(), %error, "can't be repaired");
@@ -238,105 +269,4 @@ fn bitmaps(check: &mut Check<'_>, lun: &Arc<dyn Lun>, header: &DevMetadata, coun
             put(check, lun, at, &expected);
         }
     }
-}
-
-/// The entries of all devices say the same of the volume.
-fn agree(check: &mut Check<'_>, devices: &[Arc<dyn Lun>]) {
-    let mut entries = Vec::new();
-    for lun in devices {
-        let Some(header) = read::<DevMetadata>(&**lun, DEVICE_HEADER_OFFSET) else {
-            return;
-        };
-        let place = DEVICE_HEADER_OFFSET + header.volume_table();
-        let Some(entry) = read::<VolTableEntry>(&**lun, place) else {
-            return;
-        };
-        entries.push((Arc::clone(lun), header, place, entry));
-    }
-    let own: Vec<u64> = entries
-        .iter()
-        .map(|(lun, header, ..)| {
-            if header.major_version.get() >= 6 {
-                length(&**lun, header)
-            } else {
-                header.pes.get().into()
-            }
-        })
-        .collect();
-    let total: u64 = own.iter().sum();
-    // Only with all devices at hand their sum is known. An entry that counts more of them may itself
-    // be wrong: then its size says that these are all.
-    let adjoining = adjoin(entries.iter().map(|(.., entry)| entry), &own);
-    let complete = entries.iter().all(|(.., entry)| {
-        entry.devices.get() as usize <= entries.len()
-            || adjoining && entry.logical_size.get() == total * PE_SIZE
-    });
-    let uuids: Vec<_> = entries.iter().map(|(_, _, _, entry)| entry.uuid).collect();
-    let majority = most_common(&uuids);
-    for ((lun, _, place, entry), own) in entries.iter().zip(own) {
-        let mut expected = entry.clone();
-        if let Some(uuid) = majority {
-            expected.uuid = uuid;
-        }
-        if complete && own > 0 {
-            expected.logical_size = (total * PE_SIZE).into();
-            expected.pes = (own as u32).into();
-            let last = entry.first_pe.get().saturating_add(own - 1);
-            expected.last_pe = last.into();
-            // LVM 3 may not count them.
-            if entry.devices.get() != 0 || entries.len() > 1 {
-                expected.devices = (entries.len() as u32).into();
-            }
-        }
-        if !(1..=3).contains(&entry.state.get()) {
-            expected.state = 1.into();
-        }
-        if expected.as_bytes() == entry.as_bytes() {
-            continue;
-        }
-        let finding = Finding::new(
-            Code::VolumeTableWrong,
-            format!("volume table of {}", lun.name()),
-            format!(
-                "volume {} of {:#x} bytes, {} devices, extents {} to {} here, state {}; expected {}, {:#x}, {}, {} to {}, {}",
-                entry.uuid,
-                entry.logical_size,
-                entry.devices,
-                entry.first_pe,
-                entry.last_pe,
-                entry.state,
-                expected.uuid,
-                expected.logical_size,
-                expected.devices,
-                expected.first_pe,
-                expected.last_pe,
-                expected.state
-            ),
-        )
-        .at(At::Device(*place))
-        .repair("write what the extents and the other devices say");
-        if check.found(finding) {
-            put(check, lun, *place, expected.as_bytes());
-        }
-    }
-}
-
-/// Whether the devices' parts, of `own` extents each, make a volume from its beginning without a gap.
-fn adjoin<'e>(entries: impl Iterator<Item = &'e VolTableEntry>, own: &[u64]) -> bool {
-    let firsts = entries.map(|entry| entry.first_pe.get());
-    let mut parts: Vec<(u64, u64)> = firsts.zip(own.iter().copied()).collect();
-    parts.sort_unstable();
-    let mut next = 0;
-    parts.into_iter().all(|(first, own)| {
-        let adjoins = first == next && own > 0;
-        next = first.saturating_add(own);
-        adjoins
-    })
-}
-
-/// What more than half of the devices say.
-fn most_common(all: &[vmfs_core::format::Uuid]) -> Option<vmfs_core::format::Uuid> {
-    let votes = |one| all.iter().filter(|&&other| other == one).count();
-    let mut candidates = all.iter().copied();
-    candidates.find(|&one| votes(one) * 2 > all.len())
 }
