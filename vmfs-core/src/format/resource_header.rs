@@ -146,7 +146,7 @@ impl ResourceHeader {
 
     /// Bytes of the file that the header begins, as ESXi counts them: whole groups on VMFS6 but for
     /// `.fbb.sf`, up to the last resource elsewhere. `header_size` is
-    /// [`Layout::cluster_header_size`].
+    /// [`Layout::cluster_header_size`]. Numbers that no file has make it as long as can be.
     pub fn file_length(&self, family: Family, header_size: u64) -> u64 {
         let groups = u64::from(self.cluster_groups.get());
         let group = u64::from(self.cluster_group_size.get());
@@ -155,12 +155,16 @@ impl ResourceHeader {
         let size = u64::from(self.resource_size.get());
         let has_child = self.child_meta_offset.get() != 0;
         if (family == Family::Vmfs6 && !has_child) || size == 0 || groups == 0 {
-            return start + groups * group;
+            return start.saturating_add(groups.saturating_mul(group));
         }
         // The last group ends with its last resource.
-        let in_group = per_group * u64::from(self.resources_per_cluster.get());
-        let rest = self.resources().saturating_sub((groups - 1) * in_group);
-        start + (groups - 1) * group + per_group * header_size + rest * size
+        // A header that wasn't checked may have any numbers.
+        let in_group = per_group.saturating_mul(self.resources_per_cluster.get().into());
+        let before = (groups - 1).saturating_mul(in_group);
+        let rest = self.resources().saturating_sub(before).saturating_mul(size);
+        let headers = per_group.saturating_mul(header_size);
+        let whole = start.saturating_add((groups - 1).saturating_mul(group));
+        whole.saturating_add(headers).saturating_add(rest)
     }
 
     /// Whether the clusters lie inside the resources of a parent.
