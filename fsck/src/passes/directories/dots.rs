@@ -1,9 +1,10 @@
 //! `.` and `..`.
 
 use vmfs_core::file::entries;
-use vmfs_core::format::{DirEntry5, DirHeader, Family, FdAddr, FileKind};
+use vmfs_core::format::{DirEntry5, DirEntry6, DirHeader, Family, FdAddr, FileKind};
 use zerocopy::{FromBytes, FromZeros, IntoBytes};
 
+use super::hashed::header_of;
 use crate::code::Code;
 use crate::content::{Content, Editing};
 use crate::finding::Finding;
@@ -98,6 +99,80 @@ pub(super) fn flat(round: &mut Round<'_, '_>, content: &mut Content) -> Result<(
         }
     }
     Ok(())
+}
+
+/// `.` must lead to the directory itself, `..` to some directory; where it must lead is known when
+/// all were looked at.
+pub(super) fn hashed(round: &mut Round<'_, '_>, content: &Content) -> Result<(), String> {
+    let text = |error: vmfs_core::resource::MetaError| error.to_string();
+    let mut head = vec![0; DirHeader::SIZE as usize];
+    content.read(round, 0, &mut head).map_err(text)?;
+    let header = header_of(&head)?;
+    let generation = round
+        .files
+        .get(&content.fd)
+        .map_or(0, |seen| seen.generation);
+    let this_at = std::mem::offset_of!(DirHeader, this) as u64;
+    let parent_at = std::mem::offset_of!(DirHeader, parent) as u64;
+    let mut this = header.this.clone();
+    let expected = (content.fd.raw(), generation, this_at);
+    let found = (this.fd.get(), this.generation.get(), this.offset.get());
+    // The system file that is a directory is called one here or a system file.
+    let kind = this.kind.get();
+    let right = kind == FileKind::Directory as u32 || kind == content.image.meta().kind.get();
+    if found != expected || !right || this.name() != b"." {
+        let finding = Finding::new(
+            Code::DotsWrong,
+            format!("directory {}", content.fd),
+            format!(
+                ". is {:?} naming {:#x} of generation {}, expected {:#x} of generation {generation}",
+                String::from_utf8_lossy(this.name()),
+                this.fd,
+                this.generation,
+                content.fd.raw()
+            ),
+        )
+        .at_volume(content.place.0)
+        .repair("write it anew");
+        if round.found(finding) {
+            this = entry_of(".", content.fd, generation, this_at);
+            content
+                .write(round, Stage::Refer, this_at, this.as_bytes())
+                .map_err(text)?;
+        }
+    }
+    let parent = &header.parent;
+    if FdAddr::from_raw(parent.fd.get()).is_none() || parent.name() != b".." {
+        let finding = Finding::new(
+            Code::DotsWrong,
+            format!("directory {}", content.fd),
+            format!(
+                ".. is {:?} naming {:#x}",
+                String::from_utf8_lossy(parent.name()),
+                parent.fd
+            ),
+        )
+        .at_volume(content.place.0)
+        .repair("write it anew");
+        if round.found(finding) {
+            // The pass over connectivity has it lead to where it must.
+            let parent = entry_of("..", FdAddr::ROOT, 1, parent_at);
+            content
+                .write(round, Stage::Refer, parent_at, parent.as_bytes())
+                .map_err(text)?;
+        }
+    }
+    Ok(())
+}
+
+fn entry_of(name: &str, fd: FdAddr, generation: u32, offset: u64) -> DirEntry6 {
+    let mut entry = DirEntry6::new_zeroed();
+    entry.kind = (FileKind::Directory as u32).into();
+    entry.fd = fd.raw().into();
+    entry.generation = generation.into();
+    entry.offset = offset.into();
+    entry.name[..name.len()].copy_from_slice(name.as_bytes());
+    entry
 }
 
 fn write_flat(
