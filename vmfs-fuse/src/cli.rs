@@ -19,7 +19,8 @@ Options for -o (separated by commas; a backslash before a comma makes it part of
   force_ro                 read-only, even if a host died and left a journal to replay
   allow_other              let all users in, as far as the files' modes let them
   allow_root               let root in, if another user mounts
-  default_permissions      check the files' modes (always on with allow_other and read-write)
+  default_permissions      check the files' modes (always on with allow_other, and when an
+                           ordinary user mounts read-write)
   uid=N, gid=N             show all files as owned by this user, this group
   umask=M, fmask=M, dmask=M  show files and directories with the permissions that M leaves
   extent=DEVICE            a further extent of the volume; may be repeated

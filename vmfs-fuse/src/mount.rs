@@ -196,7 +196,10 @@ fn config(request: &Request, writable: bool) -> Config {
         // fuser drops its own Subtype when it mounts by the system call.
         list.push(MountOption::CUSTOM(format!("subtype={subtype}")));
     }
-    if options.default_permissions || options.users == Users::All || writable {
+    // Where nobody but root gets in, modes forbid next to nothing, and with this the kernel asks for
+    // a directory's attributes after every change in it.
+    let only_root = by_root && options.users != Users::All;
+    if options.default_permissions || options.users == Users::All || (writable && !only_root) {
         list.push(MountOption::DefaultPermissions);
     }
     list.extend(options.flags.iter().cloned());

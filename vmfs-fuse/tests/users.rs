@@ -9,7 +9,8 @@ use std::process::{Command, Output};
 
 use vmfs_tests::esxi_image;
 
-use common::{Mount, VMFS_FUSE, copy, text};
+use common::volume::each_format;
+use common::{Mount, VMFS_FUSE, copy, errno, text};
 use tempfile::TempDir;
 
 const READ_ONLY: &str = "-oro";
@@ -88,6 +89,40 @@ fn others_get_in_with_allow_other_as_far_as_modes_let_them() {
         assert_eq!(can_read(&mount.file("small")), small, "{options:?}");
         assert_eq!(can_read(&mount.file("normal.vmdk")), vmdk, "{options:?}");
     }
+}
+
+#[test]
+fn modes_are_checked_where_others_get_in() {
+    if !is_root() {
+        return;
+    }
+    each_format(|volume| {
+        for (options, others, checked) in [
+            (&[][..], false, false),
+            (&["-o", "allow_other"], true, true),
+        ] {
+            let mount = volume.mount(options);
+            let table = fs::read_to_string("/proc/mounts").expect("mount table");
+            let path = mount.path().display().to_string();
+            let line = table.lines().find(|line| line.contains(&path));
+            let line = line.expect("the mount");
+            assert_eq!(line.contains("default_permissions"), checked, "{line}");
+
+            let (open, closed) = (mount.file("open"), mount.file("closed"));
+            for (file, mode) in [(&open, 0o644), (&closed, 0o600)] {
+                fs::write(file, "content").expect("file");
+                let mode = fs::Permissions::from_mode(mode);
+                fs::set_permissions(file, mode).expect("mode");
+            }
+            assert_eq!(can_read(&open), others, "{options:?}");
+            assert!(!can_read(&closed), "{options:?}");
+            // Not even root runs what nobody may run.
+            assert_eq!(
+                errno(Command::new(&open).spawn()),
+                rustix::io::Errno::ACCESS
+            );
+        }
+    });
 }
 
 #[test]
