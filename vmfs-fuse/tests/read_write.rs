@@ -9,6 +9,7 @@ use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, symlink};
 use std::path::Path;
 use std::process::Command;
 use std::thread;
+use std::time::Duration;
 
 use common::volume::{GIB, MIB, Volume, each_format};
 use common::{errno, open};
@@ -69,6 +70,25 @@ fn files_of_all_sizes_come_back() {
             volume.survives(mount);
         });
     }
+}
+
+#[test]
+fn a_file_keeps_the_time_it_was_written_at() {
+    each_format(|volume| {
+        let mount = volume.mount(&[]);
+        let path = mount.file("disk");
+        let mut file = File::create(&path).expect("create");
+        for length in [100, 10_000, 3 << 20] {
+            file.write_all(&bytes(1, length)).expect("write");
+            let written = fs::metadata(&path).expect("stat").mtime();
+            // The kernel writes its cache back in another second.
+            thread::sleep(Duration::from_millis(1100));
+            file.sync_all().expect("sync");
+            assert_eq!(fs::metadata(&path).expect("stat").mtime(), written);
+        }
+        drop(file);
+        volume.survives(mount);
+    });
 }
 
 #[test]

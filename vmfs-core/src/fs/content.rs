@@ -18,18 +18,41 @@ const MAX_WRITE: usize = 8 << 20;
 /// Bytes that a copy moves at a time.
 const COPY: u64 = 1 << 20;
 
+/// What a write does with the file's times.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Times {
+    Change,
+    Keep,
+}
+
 impl FileSystem {
     /// Writes all of `data` at `offset`.
     ///
     /// # Errors
     /// With no space left nothing of the write, or of the last 8 MiB of a larger one, was done.
     pub fn write(&self, file: FdAddr, offset: u64, data: &[u8]) -> Result<(), FsError> {
+        self.write_and(file, offset, data, Times::Change)
+    }
+
+    /// [`FileSystem::write`] for a caller that knows when the file was really changed, and says so by
+    /// [`FileSystem::set_attributes`]: the file's times stay.
+    pub fn write_back(&self, file: FdAddr, offset: u64, data: &[u8]) -> Result<(), FsError> {
+        self.write_and(file, offset, data, Times::Keep)
+    }
+
+    fn write_and(
+        &self,
+        file: FdAddr,
+        offset: u64,
+        data: &[u8],
+        times: Times,
+    ) -> Result<(), FsError> {
         let (engine, _call) = self.enter()?;
         if data.is_empty() {
             return Ok(());
         }
         engine.unsynced.note(file, self.failures());
-        if self.overwrite(engine, file, offset, data)? {
+        if self.overwrite(engine, file, offset, data, times)? {
             return Ok(());
         }
         let mut done = 0;
@@ -41,7 +64,9 @@ impl FileSystem {
             self.change(engine, &guard, |changes| {
                 let mut edit = FileEdit::load(changes, file, inode.offset())?;
                 edit.write(at, part)?;
-                edit.touch();
+                if times == Times::Change {
+                    edit.touch();
+                }
                 Ok(edit.save()?)
             })?;
             self.refresh(&[file])?;
@@ -58,6 +83,7 @@ impl FileSystem {
         file: FdAddr,
         offset: u64,
         data: &[u8],
+        times: Times,
     ) -> Result<bool, FsError> {
         let now = engine.now();
         {
@@ -91,15 +117,16 @@ impl FileSystem {
             if let Some(journal) = self.store().reader().journal() {
                 journal.data_written();
             }
-            if inode.meta().mtime.get() == now && inode.meta().ctime.get() == now {
+            let is_now = inode.meta().mtime.get() == now && inode.meta().ctime.get() == now;
+            if times == Times::Keep || is_now {
                 return Ok(true);
             }
         }
-        let times = Attributes {
+        let changed = Attributes {
             mtime: Some(now),
             ..Attributes::default()
         };
-        self.set_attributes_of(engine, file, &times)?;
+        self.set_attributes_of(engine, file, &changed)?;
         Ok(true)
     }
 

@@ -41,7 +41,14 @@ impl Mounted {
         if write.handle == DIRECT && request.uid() != 0 {
             self.drop_privileges(fd)?;
         }
-        let written = self.files.fs.write(fd, write.offset, write.data);
+        let (fs, from_cache) = (&self.files.fs, WriteFlags::FUSE_WRITE_CACHE);
+        // The kernel keeps the times of what it caches itself, and sends them when they changed: at
+        // the turn of a second ours would be another one.
+        let written = if changing.is_cached && write.flags.contains(from_cache) {
+            fs.write_back(fd, write.offset, write.data)
+        } else {
+            fs.write(fd, write.offset, write.data)
+        };
         self.files.heard(fd, written)?;
         Self::takes_blocks(changing, node, fd);
         if changing.sync || syncs(write) {
