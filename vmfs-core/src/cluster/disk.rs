@@ -265,7 +265,11 @@ fn edit(block: &[u8], change: impl FnOnce(&mut DiskLock)) -> Vec<u8> {
 pub fn has_moved_on(volume: &Volume, place: VolumeOffset, token: u64) -> Result<bool, LvmError> {
     let mut bytes = [0; size_of::<DiskLock>()];
     volume.read(place, &mut bytes)?;
-    let now = self::token(&bytes);
+    Ok(follows(&bytes, token))
+}
+
+/// Whether a lock that had the number `token` has changed since, as it is in `block`.
+pub(super) fn follows(block: &[u8], token: u64) -> bool {
     // A smaller one means that the taking itself was lost with the power.
-    Ok(now.wrapping_sub(token).cast_signed() > 0)
+    self::token(block).wrapping_sub(token).cast_signed() > 0
 }

@@ -81,6 +81,8 @@ struct Entry {
     /// What this host has written there, while it holds the lock.
     on_disk: Option<Vec<u8>>,
     mode: Option<Wish>,
+    /// Giving it back failed, and nobody knows whether it came to the LUN: others may have it.
+    unsure: bool,
     /// A thread is changing it on disk.
     busy: bool,
     /// Uptime when the first of `users` came.
@@ -135,6 +137,33 @@ impl Queue {
 struct Taken {
     old: Vec<u8>,
     new: Vec<u8>,
+}
+
+/// What a lock that was given back, or parts of it, is like.
+enum Left {
+    /// As this host has left it.
+    As(Vec<u8>),
+    /// This host hasn't it any more, and others may have had it since.
+    ToOthers,
+}
+
+impl Entry {
+    /// Whether this host surely holds the lock alone.
+    fn is_exclusive(&self) -> bool {
+        !self.unsure && matches!(self.mode, Some(Wish::Alone | Wish::Write))
+    }
+
+    /// Whether what the lock protects has surely not been changed by others.
+    fn is_mine(&self) -> bool {
+        !self.unsure && self.on_disk.is_some()
+    }
+
+    /// The lock is on disk as `block` says.
+    fn has(&mut self, block: Vec<u8>, mode: Wish) {
+        self.on_disk = Some(block);
+        self.mode = Some(mode);
+        self.unsure = false;
+    }
 }
 
 /// Is told of a place whose lock other hosts have held since this one last did.
@@ -214,7 +243,7 @@ impl LockTable {
         let mut wait = FIRST_WAIT;
         let mut queue = Queue::default();
         loop {
-            let known = {
+            let is_mine = {
                 let mut entries = self.entries.lock();
                 let entry = entries.entry(place).or_default();
                 let overdue = entry.users > 0
@@ -226,7 +255,7 @@ impl LockTable {
                     self.changed.wait(&mut entries);
                     continue;
                 }
-                if entry.mode == Some(Wish::Alone) || entry.mode == Some(Wish::Write) {
+                if entry.is_exclusive() {
                     if entry.users == 0 {
                         entry.since = self.host.clock.uptime();
                     }
@@ -234,17 +263,16 @@ impl LockTable {
                     return Ok(());
                 }
                 entry.busy = true;
-                entry.on_disk.is_some()
+                entry.is_mine()
             };
-            let taken = self.take_on_disk(place, Wish::Alone, known, reserved);
+            let taken = self.take_on_disk(place, Wish::Alone, is_mine, reserved);
             let mut entries = self.entries.lock();
             let entry = entries.entry(place).or_default();
             entry.busy = false;
             self.changed.notify_all();
             match taken {
                 Ok(block) => {
-                    entry.on_disk = Some(block);
-                    entry.mode = Some(Wish::Alone);
+                    entry.has(block, Wish::Alone);
                     entry.users = 1;
                     entry.since = self.host.clock.uptime();
                     return Ok(());
@@ -286,17 +314,16 @@ impl LockTable {
                 return Ok(());
             }
             entry.busy = true;
-            let known = entry.on_disk.is_some();
+            let is_mine = entry.is_mine();
             drop(entries);
-            let taken = self.take_on_disk(place, wish, known, &mut None);
+            let taken = self.take_on_disk(place, wish, is_mine, &mut None);
             let mut entries = self.entries.lock();
             let entry = entries.entry(place).or_default();
             entry.busy = false;
             self.changed.notify_all();
             match taken {
                 Ok(block) => {
-                    entry.on_disk = Some(block);
-                    entry.mode = Some(wish);
+                    entry.has(block, wish);
                     entry.open = Some(mode);
                     return Ok(());
                 }
@@ -321,17 +348,17 @@ impl LockTable {
     /// Whether this host holds the lock so that no other one writes to what it protects.
     pub fn protects(&self, place: VolumeOffset) -> bool {
         let entries = self.entries.lock();
-        entries
-            .get(&place)
-            .is_some_and(|entry| !entry.busy && entry.mode.is_some_and(|m| m != Wish::MultiWriter))
+        entries.get(&place).is_some_and(|entry| {
+            let protects = entry.mode.is_some_and(|mode| mode != Wish::MultiWriter);
+            protects && !entry.busy && !entry.unsure
+        })
     }
 
     /// Whether this host holds the lock alone.
     pub fn is_exclusive(&self, place: VolumeOffset) -> bool {
         let entries = self.entries.lock();
-        entries.get(&place).is_some_and(|entry| {
-            !entry.busy && matches!(entry.mode, Some(Wish::Alone | Wish::Write))
-        })
+        let entry = entries.get(&place);
+        entry.is_some_and(|entry| !entry.busy && entry.is_exclusive())
     }
 
     /// Gives up what [`Held::keep`] kept.
@@ -348,7 +375,8 @@ impl LockTable {
     pub fn settle_rest(&self) {
         let entries = self.entries.lock();
         let left = entries.iter().filter(|(_, entry)| {
-            entry.users == 0 && !entry.busy && entry.mode != entry.open.map(Wish::from)
+            let settled = !entry.unsure && entry.mode == entry.open.map(Wish::from);
+            entry.users == 0 && !entry.busy && !settled
         });
         let left: BTreeSet<VolumeOffset> = left.map(|(&place, _)| place).collect();
         drop(entries);
@@ -507,7 +535,7 @@ impl LockTable {
     /// Brings a lock without users to the state that open files need.
     fn settle(&self, place: VolumeOffset) {
         let mut entries = self.entries.lock();
-        let (wish, old) = loop {
+        let (wish, old, is_sure) = loop {
             let Some(entry) = entries.get_mut(&place) else {
                 return;
             };
@@ -516,7 +544,7 @@ impl LockTable {
                 continue;
             }
             let wish = entry.open.map(Wish::from);
-            if entry.users > 0 || entry.mode == wish {
+            if entry.users > 0 || entry.mode == wish && !entry.unsure {
                 Self::tidy(&mut entries, place);
                 return;
             }
@@ -524,23 +552,31 @@ impl LockTable {
                 return;
             };
             entry.busy = true;
-            break (wish, old);
+            break (wish, old, !entry.unsure);
         };
         drop(entries);
-        let result = self.change_own(place, wish, &old);
+        let result = self.change_own(place, wish, &old, is_sure);
         let mut entries = self.entries.lock();
         let entry = entries.entry(place).or_default();
         entry.busy = false;
         match result {
-            Ok(new) => {
+            Ok(Left::As(new)) => {
                 entry.mode = wish;
                 entry.on_disk = wish.is_some().then(|| new.clone());
+                entry.unsure = false;
                 if wish.is_none() {
                     self.remember(place, &new);
                 }
             }
+            Ok(Left::ToOthers) => {
+                entry.mode = None;
+                entry.on_disk = None;
+                entry.unsure = false;
+                self.known.lock().remove(&place);
+            }
             Err(error) => {
-                // It stays this host's until that works.
+                // Whoever wants it looks whether it is this host's yet.
+                entry.unsure = true;
                 tracing::warn!(%place, "a lock could not be given back: {error}");
             }
         }
@@ -548,36 +584,45 @@ impl LockTable {
         self.changed.notify_all();
     }
 
-    /// Changes a lock that this host holds to what is left of it.
+    /// Changes a lock that this host holds to what is left of it. If it isn't sure whether that was
+    /// done before, others may have the lock.
     fn change_own(
         &self,
         place: VolumeOffset,
         left: Option<Wish>,
         old: &[u8],
-    ) -> Result<Vec<u8>, LockError> {
+        is_sure: bool,
+    ) -> Result<Left, LockError> {
         let method = self.membership.method();
-        let alone = disk::is_alone(old);
-        if alone && method == LockMethod::Scsi2 {
-            return self.leave_alone(place, left, old);
+        if disk::is_alone(old) {
+            let new = disk::leave(old, left, &self.membership);
+            let done = match method {
+                LockMethod::Scsi2 => {
+                    // Nobody else writes to it, so a plain write does, but only once.
+                    is_sure && sector::write_once(&self.volume, place, &new)?
+                        || sector::swap(&self.volume, method, place, old, &new)?
+                }
+                method => sector::swap(&self.volume, method, place, old, &new)?,
+            };
+            if done {
+                return Ok(Left::As(new));
+            }
+            return self.found_changed(place, left, old);
         }
-        let mut old = old.to_vec();
-        let mut sent = false;
         loop {
-            let _reserved = if !alone && method == LockMethod::Scsi2 {
+            let _reserved = if method == LockMethod::Scsi2 {
                 Some(Reserved::take(&self.volume, place)?)
             } else {
                 None
             };
-            if !alone {
-                // Others come and go in the list of those that share it.
-                match sector::read(&self.volume, place) {
-                    lost if sector::is_lost(&lost) => continue,
-                    found => old = found?,
-                }
-            }
-            if sent && !alone && left.is_none() && !disk::is_listed(&old, &self.membership) {
-                // It arrived before the reservation was lost.
-                return Ok(old);
+            // Others come and go in the list of those that share it.
+            let old = match sector::read(&self.volume, place) {
+                lost if sector::is_lost(&lost) => continue,
+                found => found?,
+            };
+            if !disk::is_listed(&old, &self.membership) {
+                // It was given back, and the answer was lost.
+                return Ok(Left::ToOthers);
             }
             let new = disk::leave(&old, left, &self.membership);
             let done = match method {
@@ -586,38 +631,27 @@ impl LockTable {
                     self.volume.write(place, &new).map(|()| true)
                 }
             };
-            if sector::is_lost(&done) {
-                sent = true;
-                continue;
-            }
-            if done? {
-                return Ok(new);
-            }
-            if alone {
-                // Somebody broke it.
-                return Err(LvmError::Lun(LunError::Fenced {
-                    lun: self.volume.place(place)?.0.name().to_owned(),
-                })
-                .into());
+            if !sector::is_lost(&done) && done? {
+                return Ok(Left::As(new));
             }
         }
     }
 
-    /// Changes a lock that this host holds alone, so that nobody else writes to it, to what is
-    /// left of it.
-    fn leave_alone(
+    /// What to think of a lock that this host held alone, as `old`, and that is another one now: the
+    /// change of it that has no answer was carried out, and others have changed it since, or it was
+    /// broken.
+    fn found_changed(
         &self,
         place: VolumeOffset,
         left: Option<Wish>,
         old: &[u8],
-    ) -> Result<Vec<u8>, LockError> {
-        let new = disk::leave(old, left, &self.membership);
-        let done = sector::write_once(&self.volume, place, &new)?
-            || sector::swap(&self.volume, LockMethod::Scsi2, place, old, &new)?
-            // It was written after all, and another host has it by now.
-            || disk::has_moved_on(&self.volume, place, disk::token(old))?;
-        if done {
-            return Ok(new);
+    ) -> Result<Left, LockError> {
+        let found = sector::read(&self.volume, place)?;
+        if left.is_some() && disk::is_listed(&found, &self.membership) {
+            return Ok(Left::As(found));
+        }
+        if left.is_none() && disk::follows(&found, disk::token(old)) {
+            return Ok(Left::ToOthers);
         }
         let lun = self.volume.place(place)?.0.name().to_owned();
         Err(LvmError::Lun(LunError::Fenced { lun }).into())
