@@ -136,7 +136,7 @@ pub(super) fn look(
     }
     let is_open = lock.holder_count.get() > 0;
     let mut holders = holders(volume, layout, place, lock)?;
-    holders.retain(|(_, host)| !is_mine(host, me));
+    holders.retain(|(_, host)| !me.has_locks_of(host));
     let exclusive = lock.mode() == LockMode::Exclusive;
     let writers = matches!(lock.mode(), LockMode::Exclusive | LockMode::MultiWriter);
     let changing = holders.into_iter().next().filter(|_| exclusive && !is_open);
@@ -144,12 +144,6 @@ pub(super) fn look(
         changing: changing.map(|(_, host)| host),
         is_settled: !writers,
     })
-}
-
-/// Whether a holder is this host, or one that it is taking over from.
-fn is_mine(host: &Host, me: &Membership) -> bool {
-    let mine = (me.offset(), me.generation());
-    (host.offset, host.generation) == mine || host.taken_by == (mine.0.0, mine.1)
 }
 
 /// Decides whether `me` can have a lock as `wish` says.
@@ -164,7 +158,7 @@ pub(super) fn decide(
     let lock = parse(place, block)?;
     let is_open = lock.mode() != LockMode::Exclusive || lock.holder_count.get() > 0;
     let mut others = holders(volume, layout, place, lock)?;
-    others.retain(|(_, host)| !is_mine(host, me));
+    others.retain(|(_, host)| !me.has_locks_of(host));
     let shared = matches!(
         (wish, lock.mode()),
         (Wish::Read, LockMode::ReadOnly) | (Wish::MultiWriter, LockMode::MultiWriter)

@@ -1,3 +1,4 @@
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::time::Duration;
@@ -38,6 +39,9 @@ pub struct Membership {
     /// The host's uptime at the last renewal, in milliseconds.
     renewed: AtomicU64,
     lost: AtomicBool,
+    /// Slots and their generations of hosts that this one takes over from and whose journals it has
+    /// replayed.
+    replayed: Mutex<BTreeSet<(VolumeOffset, u64)>>,
 }
 
 /// A slot that is free: its number, where it lies and the generation that comes next.
@@ -161,6 +165,7 @@ impl Membership {
             own: Mutex::new(Vec::new()),
             renewed: AtomicU64::new(host.clock.uptime().as_millis() as u64),
             lost: AtomicBool::new(false),
+            replayed: Mutex::default(),
             volume,
         };
         note.key = membership.register()?.map_or(0, |key| key.0).into();
@@ -445,6 +450,25 @@ impl Membership {
             };
         }
         Ok(())
+    }
+
+    /// Notes that what `dead`, which this host takes over from, had in its journal is in place.
+    pub(super) fn note_replayed(&self, dead: &Host) {
+        self.replayed.lock().insert((dead.offset, dead.generation));
+    }
+
+    /// Forgets a host that this one is done with.
+    pub(super) fn forget_replayed(&self, dead: &Host) {
+        self.replayed.lock().remove(&(dead.offset, dead.generation));
+    }
+
+    /// Whether what a host locked is this one's by now: before its journal is replayed nobody may see
+    /// or change what it was changing.
+    pub(super) fn has_locks_of(&self, host: &Host) -> bool {
+        let its = (host.offset, host.generation);
+        let me = (self.offset, self.generation);
+        let is_taken_over = host.taken_by == (self.offset.0, self.generation);
+        its == me || is_taken_over && self.replayed.lock().contains(&its)
     }
 
     /// Gives the slot back; durable on return.

@@ -153,6 +153,11 @@ fn fence(membership: &Membership, dead: &Host) -> Result<(), LvmError> {
 }
 
 impl Takeover {
+    /// The dead host's journal is replayed: from now on its locks are this host's.
+    pub fn note_replayed(&self) {
+        self.membership.note_replayed(&self.host);
+    }
+
     /// Everything is in order: the dead host's slot is free again.
     pub fn finish(self) -> Result<(), LvmError> {
         let membership = &self.membership;
@@ -161,6 +166,7 @@ impl Takeover {
         let free = free_image(offset, generation, self.slot.len());
         sector::swap_in_time(membership, offset, &self.slot, &free)?;
         volume.flush()?;
+        membership.forget_replayed(&self.host);
         membership.set_replaying(None)?;
         Ok(())
     }

@@ -82,6 +82,7 @@ pub(super) fn replay_journal(
             volume.flush()?;
         }
     }
+    left.takeover.note_replayed();
     Ok(left)
 }
 
