@@ -15,7 +15,7 @@ pub use host::{HostConfig, LockMethod};
 pub use host_lun::HostLun;
 pub use locks::{Held, LockError, LockTable, OpenMode, Version};
 pub use membership::{FreeSlot, Membership, Renewal, clear_slot, free_slot};
-pub use takeover::{Takeover, evict, take_over};
+pub use takeover::{Takeover, evict, first_of, take_over};
 pub use view::{HolderView, LockView};
 pub use watch::{Look, Watch};
 

@@ -37,7 +37,7 @@ pub fn take_over(
         return Ok(None);
     };
     let of = |host: &Host| (host.host, host.generation, host.stamp_us, host.taken_by);
-    if of(&found) != of(dead) || is_being_taken_over(membership, layout, watch, dead)? {
+    if of(&found) != of(dead) || !is_first(membership, layout, watch, dead)? {
         return Ok(None);
     }
     let mut new = old.clone();
@@ -65,7 +65,7 @@ pub fn take_over(
 }
 
 /// Claims `host` though it may live, and keeps it from writing from then on: its open files fail.
-/// `None` if its slot isn't its any more, or another host that lives takes over from it.
+/// `None` if its slot isn't its any more, or another host is at it.
 ///
 /// # Errors
 /// When the LUN fails, as for [`take_over`].
@@ -83,7 +83,7 @@ pub fn evict(
             return Ok(None);
         };
         let Some(takeover) = take_over(membership, layout, watch, &found)? else {
-            if is_being_taken_over(membership, layout, watch, &found)? {
+            if !is_first(membership, layout, watch, &found)? {
                 return Ok(None);
             }
             // It has renewed its heartbeat meanwhile.
@@ -106,21 +106,48 @@ fn is_fenced_by_lun(membership: &Membership, host: &Host) -> bool {
     membership.method() == LockMethod::Ats && membership.can_fence() && host.key != 0
 }
 
-/// Whether a host that lives is taking over from `dead` already.
-fn is_being_taken_over(
+fn is_first(
     membership: &Membership,
     layout: &Layout,
     watch: &Watch,
     dead: &Host,
 ) -> Result<bool, LvmError> {
+    let first = first_of(membership, layout, watch, dead)?;
+    Ok(first.is_some_and(|first| first.offset == dead.offset))
+}
+
+/// Whom to take over from before `dead`: another host may have claimed it and died on the way, and
+/// would go on when it wakes up, so that one comes first. `dead` itself if no one is at it; `None` if
+/// that is a host that lives.
+pub fn first_of(
+    membership: &Membership,
+    layout: &Layout,
+    watch: &Watch,
+    dead: &Host,
+) -> Result<Option<Host>, LvmError> {
     let me = (membership.offset().0, membership.generation());
-    let (slot, generation) = dead.taken_by;
-    if slot == 0 || (slot, generation) == me {
-        return Ok(false);
+    let mut chain = vec![dead.clone()];
+    let mut last = dead.clone();
+    while last.taken_by != (0, 0) && last.taken_by != me {
+        let (slot, generation) = last.taken_by;
+        let other = host_at(membership.volume(), layout, VolumeOffset(slot))?;
+        let other = other.filter(|other| other.generation == generation && other.taken_by != me);
+        let Some(other) = other else {
+            // It came to an end or is kept from writing already.
+            break;
+        };
+        if !watch.is_dead(&other) {
+            return Ok(None);
+        }
+        if let Some(start) = chain.iter().position(|seen| seen.offset == other.offset) {
+            // They have claimed each other, so none of them can renew its lease.
+            let ring = chain.drain(start..);
+            return Ok(ring.min_by_key(|host| host.offset));
+        }
+        chain.push(other.clone());
+        last = other;
     }
-    let other = host_at(membership.volume(), layout, VolumeOffset(slot))?;
-    let other = other.filter(|other| other.generation == generation && other.taken_by != me);
-    Ok(other.is_some_and(|other| !watch.is_dead(&other)))
+    Ok(Some(last))
 }
 
 /// Keeps `dead` from writing, should it wake up: its registration goes, or a reset lets its next

@@ -7,7 +7,7 @@ use super::engine::Engine;
 use super::error::FsError;
 use super::file_system::FileSystem;
 use super::sharing::Files;
-use crate::cluster::{Host, Takeover, host_at, take_over};
+use crate::cluster::{Host, Takeover, first_of, host_at, take_over};
 use crate::format::{BlockAddr, FdAddr, HeartbeatState, Layout, ResourceKind};
 use crate::journal::{JournalHeader, replay};
 use crate::lvm::Volume;
@@ -128,7 +128,8 @@ fn journal_of(
 }
 
 impl FileSystem {
-    /// Puts in order what `dead` left, whose heartbeat stands still, unless another host does.
+    /// Puts in order what `dead` left, whose heartbeat stands still, unless another host does. If one was at
+    /// it and died, that one comes first.
     ///
     /// The caller may have files locked, so what `dead` was giving back is left for
     /// [`FileSystem::finish_inherited`].
@@ -139,9 +140,16 @@ impl FileSystem {
         if found.is_none_or(|found| found.generation != dead.generation) {
             return Ok(());
         }
-        journal_of(volume, layout, dead)?;
         let watch = &engine.sharing.watch;
-        let Some(takeover) = take_over(&engine.membership, layout, watch, dead)? else {
+        let membership = &engine.membership;
+        let takeover = match first_of(membership, layout, watch, dead)? {
+            Some(first) => {
+                journal_of(volume, layout, &first)?;
+                take_over(membership, layout, watch, &first)?
+            }
+            None => None,
+        };
+        let Some(takeover) = takeover else {
             // Another host is at it, or it lives after all.
             let moment = engine.host.heartbeat / 100;
             engine.host.clock.sleep(moment);
