@@ -48,6 +48,12 @@ pub enum LockError {
         /// It has it for an open file, not for a moment.
         is_open: bool,
     },
+    /// Other threads of this host have had it for so long that it is to be given back first.
+    #[error("the lock at {place} is to be given back first")]
+    Turn {
+        /// Where the lock lies.
+        place: VolumeOffset,
+    },
     /// As many hosts as the format has room for share it.
     #[error("the lock at {place} is shared by eight hosts already, as many as the format allows")]
     Crowded {
@@ -216,7 +222,8 @@ impl LockTable {
         let _ = self.listener.set(Listener(Box::new(listener)));
     }
 
-    /// Takes all locks at `places`, waiting for each as long as no host keeps it for `patience`.
+    /// Takes all locks at `places`, waiting for each as long as no host keeps it for `patience`. Only with
+    /// none may the caller have other locks.
     pub fn lock(
         &self,
         places: &BTreeSet<VolumeOffset>,
@@ -249,6 +256,10 @@ impl LockTable {
                 let overdue = entry.users > 0
                     && entry.kept == 0
                     && self.host.clock.uptime().saturating_sub(entry.since) > TURN;
+                if overdue && patience.is_zero() {
+                    // Whoever has it may wait for a lock that the caller has.
+                    return Err(LockError::Turn { place });
+                }
                 if entry.busy || overdue {
                     // Not with the LUN reserved, which would keep out everybody.
                     *reserved = None;

@@ -73,12 +73,13 @@ impl FileStore {
     /// The file with this descriptor address, from the cache if it is there.
     pub fn inode(&self, fd: FdAddr) -> Result<Arc<Inode>, FileError> {
         let patience = has_waiter().then_some(Duration::ZERO);
+        let mut in_vain = false;
         let room = loop {
             match self.inodes.get_value_or_guard(&fd, patience) {
                 GuardResult::Value(inode) => return Ok(inode),
                 GuardResult::Guard(room) => break room,
                 // Another thread reads it.
-                GuardResult::Timeout => give_way(),
+                GuardResult::Timeout => give_way(std::mem::replace(&mut in_vain, true)),
             }
         };
         let place = self.place_of(fd)?;

@@ -177,6 +177,7 @@ impl From<LockError> for FsError {
         match error {
             LockError::Held { by, .. } => Self::Busy { by: by.shown() },
             LockError::Dead { host, .. } => Self::Busy { by: host.shown() },
+            LockError::Turn { .. } => Self::Again,
             LockError::Crowded { .. } => Self::Busy {
                 by: "eight others, as many as the format allows".to_owned(),
             },

@@ -90,7 +90,7 @@ impl FileSystem {
                 Err(FsError::Again) if engine.sharing.is_shared() => {
                     engine.host.clock.sleep(Duration::from_micros(500));
                 }
-                Err(FsError::Again) => crate::sync::give_way(),
+                Err(FsError::Again) => crate::sync::give_way(false),
                 made => return made,
             }
         }

@@ -225,7 +225,7 @@ impl FileSystem {
             Ok(held) => Ok(Some(held)),
             // It was never used, so nobody has the lock that the transaction makes.
             Err(LockError::Damage(_)) => Ok(None),
-            Err(LockError::Held { .. }) => Err(FsError::Again),
+            Err(LockError::Held { .. } | LockError::Turn { .. }) => Err(FsError::Again),
             Err(error) => {
                 self.give_way(engine, error)?;
                 Err(FsError::Again)
@@ -257,6 +257,7 @@ impl FileSystem {
                 tracing::info!("the lock at {place} is held by host {}", by.shown());
                 Err(FsError::Busy { by: by.shown() })
             }
+            LockError::Turn { .. } => Ok(()),
             LockError::Crowded { .. } => Err(FsError::Busy {
                 by: "eight others, as many as the format allows".to_owned(),
             }),
@@ -392,6 +393,8 @@ impl FileSystem {
             }
             before = after;
         }
+        // In this order, as calls that change the file: `read` wants both.
+        let _stripe = engine.locks.read(file);
         let _held = self.lock_places(engine, &BTreeSet::from([place]))?;
         read()
     }

@@ -27,10 +27,11 @@ pub fn has_waiter() -> bool {
     WAITER.with_borrow(Option::is_some)
 }
 
-/// Lets other threads run, one of which has what this one needs for a moment.
-pub fn give_way() {
+/// Lets other threads run, one of which has what this one needs for a moment. `in_vain`: it was here
+/// before for the same, and has let go of nothing since.
+pub fn give_way(in_vain: bool) {
     match waiter() {
-        Some(waiter) => waiter.wait(true, None),
+        Some(waiter) => waiter.wait(in_vain, None),
         None => std::thread::yield_now(),
     }
 }
