@@ -6,7 +6,7 @@ use std::time::Duration;
 use vmfs_core::cluster::HostConfig;
 use vmfs_core::fs::{FileSystem, FsError};
 use vmfs_core::lvm::open_luns;
-use vmfs_core::scsi::Lun;
+use vmfs_core::scsi::{Lun, PatientLun};
 
 use super::client::Client;
 use super::clock::HostClock;
@@ -14,6 +14,8 @@ use super::lun::SimLun;
 use super::scheduler::{Baton, HostId};
 use super::world::MountId;
 
+/// How long a LUN that others reserve is tried before it is known how they lock.
+const RESERVED: Duration = Duration::from_secs(30);
 /// Waiting for threads to end.
 const TICK: Duration = Duration::from_millis(20);
 
@@ -62,7 +64,10 @@ pub fn mount(baton: &Arc<Baton>, host: HostId) -> (MountId, Result<FileSystem, S
         config.journal = 128 << 10;
         (mount, config)
     };
-    let lun = Arc::new(SimLun::new(Arc::clone(baton), mount)) as Arc<dyn Lun>;
+    let (clock, seed) = (Arc::clone(&config.clock), mount as u64);
+    let lun = Arc::new(SimLun::new(Arc::clone(baton), mount));
+    // As `open_paths` does.
+    let lun = Arc::new(PatientLun::for_reading(lun, clock, RESERVED, seed)) as Arc<dyn Lun>;
     let opened = open_luns(vec![lun])
         .map_err(|error| error.to_string())
         .and_then(|volume| {

@@ -5,7 +5,6 @@ use std::collections::BTreeSet;
 use super::engine::Engine;
 use super::error::FsError;
 use super::file_system::FileSystem;
-use super::recover::replay_journal;
 use crate::cluster::{HolderView, Host, LockView, evict, host_at};
 use crate::format::FdAddr;
 
@@ -81,9 +80,6 @@ impl FileSystem {
         let Some(takeover) = taken else {
             return Ok(());
         };
-        let left = replay_journal(self.volume(), self.layout(), takeover)?;
-        engine.sharing.locks.forget();
-        self.store().forget();
-        self.inherit(engine, left)
+        self.recover(engine, takeover)
     }
 }

@@ -116,9 +116,10 @@ impl FileSystem {
         );
         fs.engine = Some(engine);
         fs.listen_to_locks();
+        fs.enter_upon(&mut left)?;
         fs.start_journal(&mut left, &pending)?;
         let engine = fs.engine()?;
-        for left in left {
+        while let Some(left) = left.pop() {
             fs.inherit(engine, left)?;
         }
         fs.inherit_rest(engine)?;
@@ -194,7 +195,14 @@ impl FileSystem {
                 }
                 found => found?,
             };
-            if journals.contains(&(kind, place)) {
+            // One that was taken over from meanwhile counts as well.
+            let is_journal = |left: &Left| {
+                let journal = left.journal.and_then(|address| self.resource_at(address));
+                journal == Some((kind, place))
+            };
+            if journals.contains(&(kind, place))
+                || engine.sharing.left.lock().iter().any(is_journal)
+            {
                 continue;
             }
             self.begin_journal(engine, (kind, place), (block, length), pending)?;
@@ -254,7 +262,9 @@ impl FileSystem {
         for dead in left {
             let journal = dead.journal.and_then(|address| self.resource_at(address));
             if let Some((kind, place)) = journal {
-                self.give_back_journal(kind, place)?;
+                let engine = self.engine()?;
+                dead.kept = self.keep_cluster(engine, kind, place)?;
+                self.give_back_journal(engine, kind, place)?;
                 dead.journal = None;
                 found = true;
             }
@@ -262,17 +272,15 @@ impl FileSystem {
         Ok(found)
     }
 
-    /// Marks a journal's block as free past the journal, which has nothing to say any more.
-    fn give_back_journal(&self, kind: ResourceKind, place: ResourcePlace) -> Result<(), FsError> {
-        let engine = self.engine.as_ref().ok_or(FsError::ReadOnly)?;
+    /// Marks a journal's block as free past the journal, which has nothing to say any more. The caller
+    /// has its cluster locked, until no slot names the block.
+    fn give_back_journal(
+        &self,
+        engine: &Engine,
+        kind: ResourceKind,
+        place: ResourcePlace,
+    ) -> Result<(), FsError> {
         let (reader, resources) = (self.store().reader(), self.store().resources());
-        let file = resources.file(kind).ok_or(AllocError::NoSpace { kind })?;
-        let cluster = BTreeSet::from([file.cluster_place(reader, place.0)?]);
-        let _held = if engine.sharing.is_shared() {
-            Some(self.lock_places(engine, &cluster)?)
-        } else {
-            None
-        };
         give_back_in_place(reader, resources, kind, place)?;
         engine.allocator.forget_clusters();
         Ok(())
@@ -307,10 +315,12 @@ impl FileSystem {
         }
         // With everything in place the journal has nothing to say any more, so the block can go
         // past it. A cut before the slot is free makes the next host do both again.
-        if let Some((kind, place)) = engine.journal_block {
-            self.give_back_journal(kind, place)?;
-        }
         self.close_all_files(engine);
+        if let Some((kind, place)) = engine.journal_block {
+            // The lock goes with the slot.
+            self.keep_cluster(engine, kind, place)?;
+            self.give_back_journal(engine, kind, place)?;
+        }
         engine.membership.release()?;
         Ok(())
     }

@@ -1,16 +1,17 @@
 //! What other hosts left on a volume: whether they live, and putting in order what dead ones left.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::engine::Engine;
 use super::error::FsError;
 use super::file_system::FileSystem;
-use super::sharing::Files;
-use crate::cluster::{Host, Takeover, first_of, host_at, take_over};
+use super::sharing::{Files, Kept};
+use crate::cluster::{Host, Membership, Takeover, Watch, first_of, host_at, hosts, take_over};
 use crate::format::{BlockAddr, FdAddr, HeartbeatState, Layout, ResourceKind};
 use crate::journal::{JournalHeader, replay};
-use crate::lvm::Volume;
+use crate::lvm::{Volume, VolumeOffset};
 use crate::resource::ResourcePlace;
 
 /// What a dead host left: the right to put it in order, the address of its journal and what it had
@@ -20,6 +21,11 @@ pub(super) struct Left {
     pub(super) takeover: Takeover,
     pub(super) journal: Option<BlockAddr>,
     pub(super) pending: Vec<FdAddr>,
+    /// Whether the journal's block is marked as used. Once other threads and hosts can have the dead host's
+    /// locks they may take one that isn't, so it is looked at before.
+    journal_is_used: bool,
+    /// Locks that keep others from the journal's block until no slot names it any more.
+    pub(super) kept: Vec<VolumeOffset>,
 }
 
 /// Refuses slots that make no sense and journals that only ESXi can replay.
@@ -54,6 +60,8 @@ pub(super) fn replay_journal(
         takeover,
         journal: None,
         pending: Vec::new(),
+        journal_is_used: false,
+        kept: Vec::new(),
     };
     if dead.journal_addr != 0 {
         if let Some(header) = another_hosts(volume, &dead)? {
@@ -82,7 +90,32 @@ pub(super) fn replay_journal(
             volume.flush()?;
         }
     }
-    left.takeover.note_replayed();
+    Ok(left)
+}
+
+/// [`replay_journal`], for what was claimed and for what that host had claimed in its turn: all at once, so that
+/// none of it is anybody's in between.
+pub(super) fn replay_all(
+    membership: &Arc<Membership>,
+    watch: &Watch,
+    (volume, layout): (&Volume, &Layout),
+    takeover: Takeover,
+) -> Result<Vec<Left>, FsError> {
+    let mut left = vec![replay_journal(volume, layout, takeover)?];
+    for _ in 0..layout.heartbeat_slots {
+        let is_of = |host: &Host, slot: (u64, u64)| (host.offset.0, host.generation) == slot;
+        let is_claimed = |host: &Host| {
+            let mut done = left.iter().map(|left| &left.takeover.host);
+            done.any(|dead| is_of(dead, host.taken_by))
+        };
+        let Some(next) = hosts(volume, layout)?.into_iter().find(is_claimed) else {
+            break;
+        };
+        journal_of(volume, layout, &next)?;
+        if let Some(takeover) = take_over(membership, layout, watch, &next)? {
+            left.push(replay_journal(volume, layout, takeover)?);
+        }
+    }
     Ok(left)
 }
 
@@ -155,19 +188,49 @@ impl FileSystem {
             engine.host.clock.sleep(moment);
             return Ok(());
         };
-        let left = replay_journal(volume, layout, takeover)?;
-        // What was read of the dead host's structures may be old.
-        engine.sharing.locks.forget();
-        self.store().forget();
-        if self.store().reader().journal().is_none() {
-            // This host is only mounting: it goes on once it can note what it does.
-            engine.sharing.left.lock().push(left);
-            return Ok(());
-        }
-        self.inherit(engine, left)
+        self.recover(engine, takeover)
     }
 
-    /// Goes on with what was taken over before this host had a journal.
+    /// Puts in order what the host left that was claimed.
+    pub(super) fn recover(&self, engine: &Engine, takeover: Takeover) -> Result<(), FsError> {
+        let watch = &engine.sharing.watch;
+        let volume = (self.volume(), self.layout());
+        let mut left = replay_all(&engine.membership, watch, volume, takeover)?;
+        // What was read of the dead host's structures may be old.
+        engine.sharing.locks.forget();
+        self.enter_upon(&mut left)?;
+        if self.store().reader().journal().is_none() {
+            // This host is only mounting: it goes on once it can note what it does.
+            engine.sharing.left.lock().append(&mut left);
+            return Ok(());
+        }
+        while let Some(left) = left.pop() {
+            self.inherit(engine, left)?;
+        }
+        Ok(())
+    }
+
+    /// From now on what dead hosts locked, whose journals are replayed, is this host's.
+    pub(super) fn enter_upon(&self, left: &mut [Left]) -> Result<(), FsError> {
+        self.store().forget();
+        let (reader, resources) = (self.store().reader(), self.store().resources());
+        for dead in &mut *left {
+            let journal = dead.journal.and_then(|address| self.resource_at(address));
+            if let Some((kind, place)) = journal
+                && let Some(file) = resources.file(kind)
+            {
+                let (header, _) = file.cluster(reader, place.0)?;
+                dead.journal_is_used = !header.is_free(place.1);
+            }
+        }
+        for dead in left {
+            dead.takeover.note_replayed();
+        }
+        Ok(())
+    }
+
+    /// Goes on with what was taken over before this host had a journal. What a host was taking over
+    /// when it died comes before what it left itself.
     pub(super) fn inherit_rest(&self, engine: &Engine) -> Result<(), FsError> {
         loop {
             let Some(left) = engine.sharing.left.lock().pop() else {
@@ -191,17 +254,50 @@ impl FileSystem {
             let places = held.map(|held| held.keep()).unwrap_or_default();
             engine.sharing.inherited.lock().push((file, places));
         }
-        let journal = left.journal.and_then(|address| self.resource_at(address));
-        if let Some((kind, place)) = journal {
+        let mut kept = Kept::of(engine, left.kept);
+        let journal = left.journal.filter(|_| left.journal_is_used);
+        let journal = journal.and_then(|address| self.resource_at(address));
+        let Some((kind, place)) = journal else {
+            left.takeover.finish()?;
+            return Ok(());
+        };
+        // Nobody may get the block, neither another host nor a thread of this one, as long as a slot names it:
+        // if this host dies as well the next one would take it for a journal yet.
+        kept.add(self.keep_cluster(engine, kind, place)?);
+        let (reader, resources) = (self.store().reader(), self.store().resources());
+        engine.allocator.withhold(reader, resources, kind, place)?;
+        let give_back = || -> Result<(), FsError> {
             self.change(engine, &Files::none(), |changes| {
-                if changes.is_used(kind, place)? {
-                    changes.give(kind, place, FdAddr::ROOT);
-                }
+                changes.give(kind, place, FdAddr::ROOT);
                 Ok(())
             })?;
             self.sync()?;
+            Ok(left.takeover.finish()?)
+        };
+        let done = give_back();
+        if done.is_ok() {
+            engine.allocator.allow(reader, kind, place);
+        } else {
+            kept.stay();
         }
-        Ok(left.takeover.finish()?)
+        done
+    }
+
+    /// Locks the cluster of a resource beyond the call, if the volume is shared.
+    pub(super) fn keep_cluster(
+        &self,
+        engine: &Engine,
+        kind: ResourceKind,
+        place: ResourcePlace,
+    ) -> Result<Vec<VolumeOffset>, FsError> {
+        let file = self.store().resources().file(kind);
+        let file = file.filter(|_| engine.sharing.is_shared());
+        let Some(file) = file else {
+            return Ok(Vec::new());
+        };
+        let cluster = file.cluster_place(self.store().reader(), place.0)?;
+        let held = self.lock_places(engine, &BTreeSet::from([cluster]))?;
+        Ok(held.keep())
     }
 
     /// Finishes what dead hosts had not.

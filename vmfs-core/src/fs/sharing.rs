@@ -92,6 +92,23 @@ pub(super) struct Kept<'a> {
     places: Vec<VolumeOffset>,
 }
 
+impl<'a> Kept<'a> {
+    /// What was kept by [`Held::keep`].
+    pub(super) fn of(engine: &'a Engine, places: Vec<VolumeOffset>) -> Self {
+        let locks = &engine.sharing.locks;
+        Self { locks, places }
+    }
+
+    pub(super) fn add(&mut self, places: Vec<VolumeOffset>) {
+        self.places.extend(places);
+    }
+
+    /// Keeps the locks as long as this host has its slot.
+    pub(super) fn stay(mut self) {
+        self.places.clear();
+    }
+}
+
 impl Drop for Kept<'_> {
     fn drop(&mut self) {
         self.locks.leave_all(self.places.drain(..));
@@ -244,9 +261,7 @@ impl FileSystem {
         }
         let place = self.store().place_of(file)?;
         let held = self.lock_places(engine, &BTreeSet::from([place]))?;
-        let locks = &engine.sharing.locks;
-        let places = held.keep();
-        Ok(Some(Kept { locks, places }))
+        Ok(Some(Kept::of(engine, held.keep())))
     }
 
     /// What to do when a lock can't be had: `Ok` to try again.

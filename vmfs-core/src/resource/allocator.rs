@@ -45,6 +45,8 @@ pub struct Allocator {
     pools: Vec<(ResourceKind, Pool)>,
     /// Given back in the compound transaction of that number, not known to be durable.
     waiting: Mutex<VecDeque<(u64, ResourceKind, Place)>>,
+    /// Given back, and not to be taken yet however durable that is.
+    withheld: Mutex<Vec<(ResourceKind, Place)>>,
     /// How many file blocks and file descriptors were given back more than taken since mounting.
     blocks: AtomicI64,
     descriptors: AtomicI64,
@@ -77,6 +79,7 @@ impl Allocator {
                 .map(|file| (file.kind(), Pool::new(file)))
                 .collect(),
             waiting: Mutex::new(VecDeque::new()),
+            withheld: Mutex::new(Vec::new()),
             places: DashMap::new(),
             blocks: AtomicI64::new(0),
             descriptors: AtomicI64::new(0),
@@ -338,8 +341,32 @@ impl Allocator {
                 break;
             }
             waiting.pop_front();
-            self.untake(kind, place);
+            if !self.withheld.lock().contains(&(kind, place)) {
+                self.untake(kind, place);
+            }
         }
+    }
+
+    /// Keeps a resource that is about to be given back from being taken before [`Allocator::allow`]: its
+    /// cluster must stay locked meanwhile.
+    pub fn withhold(
+        &self,
+        reader: &MetaReader,
+        resources: &Resources,
+        kind: ResourceKind,
+        place: Place,
+    ) -> Result<(), MetaError> {
+        // In memory it is used from now on, whatever is on the volume.
+        self.with(reader, resources, kind, place.0, |_| ())?;
+        self.withheld.lock().push((kind, place));
+        Ok(())
+    }
+
+    /// Lets what was withheld, and was given back, be taken.
+    pub fn allow(&self, reader: &MetaReader, kind: ResourceKind, place: Place) {
+        self.settle(reader);
+        self.withheld.lock().retain(|held| *held != (kind, place));
+        self.untake(kind, place);
     }
 }
 
