@@ -12,7 +12,9 @@ use crate::cluster::{HostConfig, Membership, Renewal};
 use crate::file::edit::DirHint;
 use crate::file::{FileError, Inode};
 use crate::format::{FdAddr, FileKind, ResourceKind};
+use crate::lvm::LvmError;
 use crate::resource::{Actor, AllocError, Allocator, MetaError, ResourcePlace};
+use crate::scsi::LunError;
 use crate::sync::{Mutex, RwLockReadGuard};
 
 /// Directories whose hints are kept.
@@ -74,6 +76,16 @@ impl Engine {
         u32::try_from(self.host.clock.now().as_secs()).unwrap_or(u32::MAX)
     }
 
+    /// Whether the host has its lease yet, so that nobody else changes what it has locked or, if it is alone,
+    /// anything. What was read is worth nothing if that can't be said afterwards.
+    pub(super) fn has_lease(&self) -> Result<(), FsError> {
+        let checked = self.membership.check("the volume");
+        checked.map_err(|error| match error {
+            LunError::Fenced { .. } => FsError::Fenced,
+            error => LvmError::from(error).into(),
+        })
+    }
+
     pub(super) fn actor(&self) -> Actor {
         Actor {
             mac: self.host.uuid.mac,
@@ -124,6 +136,11 @@ impl FileSystem {
         Ok(engine)
     }
 
+    /// [`Engine::has_lease`], where others may change the volume.
+    pub(super) fn has_lease(&self) -> Result<(), FsError> {
+        self.engine.as_ref().map_or(Ok(()), Engine::has_lease)
+    }
+
     /// [`FileSystem::engine`] for a call: whether the volume is shared doesn't change during it.
     pub(super) fn enter(&self) -> Result<(&Engine, RwLockReadGuard<'_, ()>), FsError> {
         let engine = self.engine()?;
@@ -144,7 +161,9 @@ impl FileSystem {
 
     /// The current state of a file that the caller has locked.
     pub(super) fn locked(&self, fd: FdAddr) -> Result<Arc<Inode>, FsError> {
-        Ok(self.store().inode(fd)?)
+        let inode = self.store().inode(fd);
+        self.has_lease()?;
+        Ok(inode?)
     }
 
     /// The current state of a directory that the caller has locked, which must have a name yet.

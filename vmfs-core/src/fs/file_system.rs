@@ -207,6 +207,7 @@ impl FileSystem {
     pub fn inode(&self, fd: FdAddr) -> Result<Arc<Inode>, FsError> {
         let shared = self.is_shared();
         if !shared && let Some(inode) = self.store.cached_inode(fd) {
+            self.has_lease()?;
             return Ok(inode);
         }
         let found = self.consistently(fd, || {

@@ -321,7 +321,9 @@ impl FileSystem {
         name: &[u8],
     ) -> Result<Option<DirEntry>, FsError> {
         let hint = engine.hint(directory.fd());
-        Ok(DirectoryEdit::lookup(self.store(), directory, name, &hint)?)
+        let found = DirectoryEdit::lookup(self.store(), directory, name, &hint);
+        engine.has_lease()?;
+        Ok(found?)
     }
 
     /// The file that has a name at this moment.
@@ -375,6 +377,7 @@ impl FileSystem {
             empty = false;
             false
         })?;
+        self.has_lease()?;
         if empty {
             return Ok(());
         }

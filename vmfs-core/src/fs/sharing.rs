@@ -13,9 +13,8 @@ use super::file_system::FileSystem;
 use super::recover::Left;
 use crate::cluster::{Held, Host, LockError, LockMethod, LockTable, OpenMode, Version, Watch};
 use crate::format::FdAddr;
-use crate::lvm::{LvmError, VolumeOffset};
+use crate::lvm::VolumeOffset;
 use crate::resource::Hold;
-use crate::scsi::LunError;
 use crate::sync::{Mutex, ReentrantMutex, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 /// Tries to read something while no other host changes it, before this one locks it for that.
@@ -376,20 +375,16 @@ impl FileSystem {
             return read();
         };
         let _call = engine.sharing.enter_again();
-        engine
-            .membership
-            .check("the volume")
-            .map_err(|error| match error {
-                LunError::Fenced { .. } => FsError::Fenced,
-                error => LvmError::from(error).into(),
-            })?;
+        engine.has_lease()?;
+        // What no other host changes is so as long as this one has its lease, which may have ended meanwhile.
+        let still = |result: Result<T, FsError>| engine.has_lease().and(result);
         if !engine.sharing.is_shared() {
-            return read();
+            return still(read());
         }
         let place = self.store().place_of(file)?;
         let locks = &engine.sharing.locks;
         if locks.protects(place) {
-            return read();
+            return still(read());
         }
         let version = || -> Result<Version, FsError> {
             loop {
@@ -411,7 +406,7 @@ impl FileSystem {
         // In this order, as calls that change the file: `read` wants both.
         let _stripe = engine.locks.read(file);
         let _held = self.lock_places(engine, &BTreeSet::from([place]))?;
-        read()
+        still(read())
     }
 
     /// Opens a file, for as long as it isn't closed as often; other hosts can't write to it
