@@ -9,7 +9,7 @@ use super::engine::Engine;
 use super::error::FsError;
 use super::file_system::FileSystem;
 use super::recover::{Left, check_others, replay_journal};
-use super::sharing::Sharing;
+use super::sharing::{Kept, Sharing};
 use crate::cluster::{
     self, Host, HostConfig, HostLun, LockMethod, LockTable, Membership, Watch, take_over,
 };
@@ -286,6 +286,23 @@ impl FileSystem {
         Ok(())
     }
 
+    /// Finishes what dead hosts had not, and locks the cluster of this host's journal, which comes after that: on
+    /// the way there this host may have to take over from another one.
+    fn finish_all_inherited(&self, engine: &Engine) -> Result<(), FsError> {
+        loop {
+            self.finish_inherited(engine)?;
+            let Some((kind, place)) = engine.journal_block else {
+                return Ok(());
+            };
+            // It goes with the slot.
+            let kept = Kept::of(engine, self.keep_cluster(engine, kind, place)?);
+            if engine.sharing.inherited.lock().is_empty() {
+                kept.stay();
+                return Ok(());
+            }
+        }
+    }
+
     /// Writes everything in place, gives back the journal, the locks and the heartbeat slot. Calls
     /// that change the volume fail from now on.
     ///
@@ -301,7 +318,7 @@ impl FileSystem {
         let _call = engine.sharing.enter();
         engine.holds.clear();
         self.reap_unheld(engine);
-        let finished = self.finish_inherited(engine);
+        let finished = self.finish_all_inherited(engine);
         engine.closed.store(true, SeqCst);
         if engine.membership.is_lost() {
             return Err(FsError::Fenced);
@@ -317,8 +334,6 @@ impl FileSystem {
         // past it. A cut before the slot is free makes the next host do both again.
         self.close_all_files(engine);
         if let Some((kind, place)) = engine.journal_block {
-            // The lock goes with the slot.
-            self.keep_cluster(engine, kind, place)?;
             self.give_back_journal(engine, kind, place)?;
         }
         engine.membership.release()?;
