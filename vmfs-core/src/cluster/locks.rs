@@ -557,6 +557,8 @@ impl LockTable {
             let wish = entry.open.map(Wish::from);
             if entry.users > 0 || entry.mode == wish && !entry.unsure {
                 Self::tidy(&mut entries, place);
+                // Whoever waits for it to be given back waits in vain: it isn't, or needn't be.
+                self.changed.notify_all();
                 return;
             }
             let Some(old) = entry.on_disk.clone() else {
@@ -692,6 +694,8 @@ impl Held<'_> {
             entry.users += 1;
             entry.kept += 1;
         }
+        // Nobody waits for locks that are kept for long.
+        self.table.changed.notify_all();
         self.places.clone()
     }
 
