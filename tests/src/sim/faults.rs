@@ -27,11 +27,20 @@ pub enum Fault {
     Reset,
     /// The power goes for all.
     PowerLoss,
+    /// The host stops at one of its next commands.
+    Inside(HostId, u64, Duration),
 }
 
 /// Makes up the faults of a run.
 pub fn plan(world: &mut World) {
     let end = world.settings.faults_until;
+    if world.settings.is_fence_trial {
+        let at = world.between(Duration::from_secs(12), end);
+        let time = world.between(Duration::from_secs(17), Duration::from_secs(45));
+        let commands = world.random.below(60);
+        world.plan(at, Fault::Inside(0, commands, time));
+        return;
+    }
     for _ in 0..world.settings.faults {
         let at = world.between(Duration::from_secs(1), end);
         let host = world.random.below(world.settings.hosts as u64) as usize;
@@ -82,6 +91,11 @@ pub fn strike(world: &mut World, fault: Fault) {
     match fault {
         Fault::Death(host) => world.kill(host),
         Fault::Pause(host, time, freeze) => stop(world, host, time, freeze),
+        Fault::Inside(host, commands, time) => {
+            if let Some(mount) = world.alive(host) {
+                world.mounts[mount].trap = Some((commands, Trap::Pause(time)));
+            }
+        }
         Fault::Hang(host, time) => {
             world.counts.hangs += 1;
             world.paths[host].hangs_until = world.turns.now + time;

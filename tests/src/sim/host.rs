@@ -1,5 +1,6 @@
 //! A host: it mounts the volume, works, unmounts, dies, comes back.
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,6 +9,7 @@ use vmfs_core::fs::{FileSystem, FsError};
 use vmfs_core::lvm::open_luns;
 use vmfs_core::scsi::{Lun, PatientLun};
 
+use super::broken::Broken;
 use super::client::Client;
 use super::clock::HostClock;
 use super::lun::SimLun;
@@ -62,6 +64,9 @@ pub fn mount(baton: &Arc<Baton>, host: HostId) -> (MountId, Result<FileSystem, S
             date: Duration::from_secs(1_800_000_000 + world.random.below(1_000_000)),
         });
         config.journal = 128 << 10;
+        if world.settings.broken == Some(Broken::Patience) && world.random.below(2) == 0 {
+            config.lease /= 3;
+        }
         (mount, config)
     };
     let (clock, seed) = (Arc::clone(&config.clock), mount as u64);
@@ -81,7 +86,8 @@ fn stay(baton: &Arc<Baton>, mount: MountId, fs: Arc<FileSystem>) {
     let (host, clients, leaves) = {
         let mut world = baton.world();
         let (host, clients) = (world.mounts[mount].host, world.settings.clients);
-        let stays = world.between(Duration::from_secs(5), Duration::from_secs(60));
+        let Range { start, end } = world.settings.stays.clone();
+        let stays = world.between(start, end);
         world.busy.insert(mount, clients as u32);
         (host, clients, world.turns.now + stays)
     };

@@ -4,15 +4,18 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
+use vmfs_core::sync::Mutex;
+
 use vmfs_core::scsi::{
     Access, Capabilities, Comparison, Counters, DeviceOffset, Lun, LunError, PersistentReserve,
     Reservations,
 };
 
 use super::array::{Command, Reply};
+use super::broken::{Broken, Seen};
 use super::faults;
 use super::scheduler::{Baton, Status};
-use super::settings::Transport;
+use super::settings::{Base, Transport};
 use super::world::MountId;
 
 /// How long a host tries a command on the wire.
@@ -27,12 +30,22 @@ pub struct SimLun {
     mount: MountId,
     name: String,
     counters: Counters,
+    broken: Option<Broken>,
+    pub(super) base: Arc<Base>,
+    pub(super) seen: Mutex<Seen>,
 }
 
 impl SimLun {
     /// The way for `mount`.
     pub fn new(baton: Arc<Baton>, mount: MountId) -> Self {
+        let (broken, base) = {
+            let world = baton.world();
+            (world.settings.broken, Arc::clone(&world.settings.base))
+        };
         Self {
+            broken,
+            base,
+            seen: Mutex::default(),
             baton,
             mount,
             name: format!("the LUN of mount {mount}"),
@@ -41,6 +54,18 @@ impl SimLun {
     }
 
     fn run(
+        &self,
+        name: &'static str,
+        command: Command,
+        may: Option<&dyn Fn() -> bool>,
+    ) -> Result<Reply, LunError> {
+        match self.broken {
+            Some(broken) => self.run_broken(broken, name, command, may),
+            None => self.send(name, command, may),
+        }
+    }
+
+    pub(super) fn send(
         &self,
         name: &'static str,
         command: Command,
@@ -175,7 +200,9 @@ impl SimLun {
             if waited > if sure { PATIENCE } else { SHORT_PATIENCE } {
                 return Err(self.failed(name, "no answer"));
             }
-            if let Command::CompareAndWrite { offset, old, new } = command {
+            if let Command::CompareAndWrite { offset, old, new } = command
+                && self.broken != Some(Broken::Answer)
+            {
                 let read = Command::Read {
                     offset: *offset,
                     length: new.len(),

@@ -12,6 +12,7 @@
 //! - Do all hosts come to an end when all is calm, and is the structure clean then? ([`run`])
 
 pub mod array;
+pub mod broken;
 pub mod check;
 pub mod checker;
 mod client;
@@ -27,5 +28,6 @@ pub mod settings;
 mod watcher;
 pub mod world;
 
+pub use broken::Broken;
 pub use run::{Report, run};
 pub use settings::{Settings, Transport};

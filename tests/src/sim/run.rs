@@ -25,6 +25,8 @@ pub struct Report {
     /// The same for the same seed.
     pub trace: u64,
     pub counts: Counts,
+    /// For each host that was taken over from, the time from its last heartbeat until that was done.
+    pub takeovers: Vec<Duration>,
     /// Time that has passed in the run.
     pub time: Duration,
     /// There were too many orders of the calls to try all.
@@ -81,6 +83,7 @@ pub fn run(settings: Settings) -> Report {
     Report {
         trace: world.turns.trace(),
         counts: world.counts,
+        takeovers: world.takeovers.clone(),
         time: world.turns.now,
         is_undecided,
         failure: world.failure().cloned(),

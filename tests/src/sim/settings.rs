@@ -9,6 +9,7 @@ use mkfs_vmfs::{Options, Plan, Step};
 use vmfs_core::format::Family;
 use vmfs_core::scsi::Personality;
 
+use super::broken::Broken;
 use super::disk::Disk;
 use crate::random::Random;
 
@@ -68,6 +69,13 @@ pub struct Settings {
     pub is_traced: bool,
     /// Most turns of a run.
     pub max_turns: u64,
+    /// A rule that isn't kept.
+    pub broken: Option<Broken>,
+    /// How long a host stays, at least and at most.
+    pub stays: Range<Duration>,
+    /// The first host stops once, in the middle of something, for longer than its lease, and nothing else
+    /// goes wrong.
+    pub is_fence_trial: bool,
 }
 
 impl Settings {
@@ -97,6 +105,26 @@ impl Settings {
             freezes: random.below(4) == 0 && personality == Personality::Vaai,
             is_traced: std::env::var_os("VMFS_SIM_TRACE").is_some(),
             max_turns: 3_000_000,
+            broken: None,
+            stays: Duration::from_secs(5)..Duration::from_secs(60),
+            is_fence_trial: false,
+        }
+    }
+
+    /// Two hosts, of which one stops for longer than its lease.
+    pub fn of_fence_trial(seed: u64) -> Self {
+        Self {
+            hosts: 2,
+            faults: 1,
+            sudden: 0,
+            traps: 0,
+            loss: 0,
+            freezes: false,
+            faults_until: Duration::from_secs(40),
+            work_until: Duration::from_secs(100),
+            stays: Duration::from_secs(90)..Duration::from_secs(91),
+            is_fence_trial: true,
+            ..Self::of(seed)
         }
     }
 }

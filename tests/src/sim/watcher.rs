@@ -162,6 +162,10 @@ fn slot(world: &mut World, mount: MountId, place: u64, old: &[u8], new: &[u8]) {
         let gone = world.mounts.iter().position(|other| other.uuid == old.host);
         if let Some(gone) = gone {
             world.history.gone(gone);
+            if old.host != uuid {
+                let since = world.turns.now - world.mounts[gone].renewed;
+                world.takeovers.push(since);
+            }
         }
     }
     if new.is_used && new.host == uuid {

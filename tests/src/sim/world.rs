@@ -98,6 +98,8 @@ pub struct World {
     pub paths: Vec<Path>,
     pub history: History,
     pub counts: Counts,
+    /// For each host that was taken over from, the time from its last heartbeat until that was done.
+    pub takeovers: Vec<Duration>,
     /// Hosts have to unmount.
     pub ending: bool,
     /// Threads by host that are at work; by number of the mount.
@@ -124,6 +126,7 @@ impl World {
             mounts: Vec::new(),
             history: History::default(),
             counts: Counts::default(),
+            takeovers: Vec::new(),
             ending: false,
             busy: BTreeMap::new(),
             done: BTreeSet::new(),
