@@ -114,6 +114,12 @@ impl<'a> Check<'a> {
     /// Runs the passes over `volume`, which shows what is planned, until they find nothing more
     /// that can be repaired.
     pub(crate) fn run(&mut self, volume: &Volume) {
+        passes::resources::restore::run(self, volume);
+        self.rounds(volume);
+    }
+
+    /// The rounds alone.
+    pub(crate) fn rounds(&mut self, volume: &Volume) {
         for round in 0..MAX_ROUNDS {
             self.open = 0;
             let before = self.plan.changes();

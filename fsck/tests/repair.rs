@@ -232,6 +232,32 @@ fn block_bitmap_header(s: &Subject) -> Vec<FdAddr> {
     Vec::new()
 }
 
+/// The metadata of a resource file's descriptor, and with it what tells that it is one.
+fn lose(s: &Subject, file: SystemFile, length: usize) -> Vec<FdAddr> {
+    s.write(s.field(file.fd(), 0), &vec![0; length]);
+    Vec::new()
+}
+
+fn descriptor_of_descriptors(s: &Subject) -> Vec<FdAddr> {
+    lose(s, SystemFile::FileDescriptors, 256)
+}
+
+fn descriptor_of_file_blocks(s: &Subject) -> Vec<FdAddr> {
+    let size = s.layout().fd_size - s.layout().fd_meta;
+    lose(s, SystemFile::FileBlocks, size as usize)
+}
+
+fn descriptor_of_sub_blocks(s: &Subject) -> Vec<FdAddr> {
+    lose(s, SystemFile::SubBlocks, 256)
+}
+
+fn hole_in_descriptors(s: &Subject) -> Vec<FdAddr> {
+    let layout = s.layout();
+    let first = s.place(SystemFile::FileDescriptors.fd()) + layout.fd_addresses;
+    s.write(first, &vec![0; layout.address_size as usize]);
+    Vec::new()
+}
+
 fn fs_descriptor(s: &Subject) -> Vec<FdAddr> {
     // Magic, versions, block sizes.
     s.write(0x20_0000, &[0; 9]);
@@ -330,6 +356,26 @@ const ALL: &[(&str, Damage, &[&str])] = &[
         "file system descriptor",
         fs_descriptor,
         &["fs-descriptor-damaged"],
+    ),
+    (
+        "descriptor of descriptors",
+        descriptor_of_descriptors,
+        &["resource-file-unreadable"],
+    ),
+    (
+        "descriptor of file blocks",
+        descriptor_of_file_blocks,
+        &["resource-file-unreadable"],
+    ),
+    (
+        "descriptor of sub-blocks",
+        descriptor_of_sub_blocks,
+        &["resource-file-unreadable"],
+    ),
+    (
+        "hole in descriptors",
+        hole_in_descriptors,
+        &["address-wrong-type"],
     ),
     ("lock", locks, &["lock-damaged"]),
     ("heartbeat", heartbeat, &["heartbeat-damaged"]),

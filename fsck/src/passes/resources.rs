@@ -1,6 +1,7 @@
 //! Resource files: their descriptors, headers and geometry: docs/fsck/resources.md.
 
 mod geometry;
+pub(crate) mod restore;
 
 use std::sync::Arc;
 
@@ -123,7 +124,14 @@ fn mended(
     let mut raw = [0; size_of::<ResourceHeader>()];
     reader.volume().read(at, &mut raw).ok()?;
     let found = ResourceHeader::parse(&raw, layout, At::Volume(at.0));
-    let wrong = geometry::differences(&raw, &found, kind, layout, &map, reader.volume().size());
+    let wrong = geometry::differences(
+        &raw,
+        &found,
+        kind,
+        layout,
+        map.length(),
+        reader.volume().size(),
+    );
     let rebuilt = wrong.is_some();
     if let Some((details, expected)) = wrong {
         let finding = Finding::new(

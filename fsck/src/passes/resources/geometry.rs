@@ -1,5 +1,4 @@
 use vmfs_core::format::{Damage, Family, Layout, RFMD_SIGNATURE, ResourceHeader, ResourceKind};
-use vmfs_core::resource::BlockMap;
 use zerocopy::{FromBytes, FromZeros};
 
 /// Where the clusters of every resource file start.
@@ -41,17 +40,18 @@ fn shape(kind: ResourceKind, layout: &Layout) -> Shape {
     }
 }
 
-/// What is wrong with a header, and what it should be; `None` if nothing is.
+/// What is wrong with a header of a file of `length` bytes on a volume of `volume` bytes, and what it
+/// should be; `None` if nothing is.
 pub(super) fn differences(
     raw: &[u8],
     parsed: &Result<ResourceHeader, Damage>,
     kind: ResourceKind,
     layout: &Layout,
-    map: &BlockMap,
+    length: u64,
     volume: u64,
 ) -> Option<(Vec<String>, ResourceHeader)> {
     let found = ResourceHeader::read_from_prefix(raw).ok()?.0;
-    let expected = expected(&found, kind, layout, map, volume);
+    let expected = expected(&found, kind, layout, length, volume);
     let mut details = Vec::new();
     let mut compare = |field: &str, found: u32, expected: u32| {
         if found != expected {
@@ -93,7 +93,7 @@ fn expected(
     found: &ResourceHeader,
     kind: ResourceKind,
     layout: &Layout,
-    map: &BlockMap,
+    length: u64,
     volume: u64,
 ) -> ResourceHeader {
     let Shape(per_cluster, per_group, size, extra) = shape(kind, layout);
@@ -131,7 +131,7 @@ fn expected(
         header.parent_clusters_per_group = zeroed.parent_clusters_per_group;
         header.parent_cluster_group_size = zeroed.parent_cluster_group_size;
     }
-    let resources = resources(&header, kind, layout, map.length(), volume);
+    let resources = resources(&header, kind, layout, length, volume);
     header.with_resources(resources)
 }
 

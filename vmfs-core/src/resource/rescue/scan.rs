@@ -1,4 +1,4 @@
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use zerocopy::FromBytes;
 
@@ -23,6 +23,8 @@ pub struct Evidence {
     clusters: BTreeMap<(ResourceKind, u64), u64>,
     /// Volume offsets of file descriptors, the first of each neighbourhood of [`Evidence::NEAR`] bytes.
     descriptors: BTreeMap<u64, FdAddr>,
+    /// Clusters that were found in more places than one.
+    ambiguous: BTreeSet<(ResourceKind, u64)>,
     /// File descriptors seen.
     pub files: u64,
     /// Bytes that could not be read.
@@ -39,6 +41,13 @@ impl Evidence {
         self.clusters
             .range(all)
             .map(|(&(_, number), &at)| (number, at))
+    }
+
+    /// Whether a cluster of `kind` was found in more places than one, so that nothing tells which of
+    /// them is in use.
+    pub fn is_ambiguous(&self, kind: ResourceKind) -> bool {
+        let mut all = self.ambiguous.range((kind, 0)..=(kind, u64::MAX));
+        all.next().is_some()
     }
 
     /// Places of file descriptors, at least one for every file block that has any.
@@ -68,7 +77,10 @@ impl Evidence {
             && let Some(number) = cluster_number(bytes, layout)
             && self.clusters.len() < MOST
         {
-            self.clusters.entry((kind, number)).or_insert(at);
+            let first = *self.clusters.entry((kind, number)).or_insert(at);
+            if first != at {
+                self.ambiguous.insert((kind, number));
+            }
         }
     }
 }

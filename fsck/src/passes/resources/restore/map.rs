@@ -1,0 +1,288 @@
+use std::collections::BTreeMap;
+
+use vmfs_core::format::{
+    At, BlockAddr, ClusterHeader, DiskLock, FdAddr, FdImage, FileMetadata, Layout, LockKind,
+    ResourceHeader, ResourceKind, ZeroLevel,
+};
+use vmfs_core::lvm::{Volume, VolumeOffset};
+use zerocopy::FromBytes;
+
+use super::super::geometry;
+use crate::passes::mend;
+
+/// Where the first cluster of every resource file starts in it.
+pub(super) const FIRST_CLUSTER: u64 = 65536;
+/// File blocks that a resource file has at most: 64 TiB of them.
+const MOST_BLOCKS: u64 = 1 << 26;
+
+/// Where each file block of a resource file lies, as far as its descriptor tells and as its clusters
+/// bear it out.
+pub(super) struct Map {
+    place: VolumeOffset,
+    /// The descriptor as it stands, with the fields mended that follow from others; `None` if that
+    /// isn't enough.
+    pub(super) image: Option<FdImage>,
+    /// Places of the addresses, by block number, for a map without pointer blocks or one whose pointer
+    /// blocks are all there; else empty.
+    pub(super) slots: Vec<VolumeOffset>,
+    /// Addresses of the pointer blocks, if the map has any.
+    pub(super) pointers: Vec<u64>,
+    /// Blocks of the volume by blocks of the file.
+    pub(super) known: BTreeMap<u64, u64>,
+    /// Blocks that the file should have.
+    pub(super) needed: u64,
+    wrong: Vec<String>,
+}
+
+impl Map {
+    /// The map of the resource file `fd`.
+    pub(super) fn read(volume: &Volume, layout: &Layout, fd: FdAddr, kind: ResourceKind) -> Self {
+        let place = VolumeOffset(layout.first_fd + u64::from(fd.resource()) * layout.fd_size);
+        let mut map = Self {
+            place,
+            image: None,
+            slots: Vec::new(),
+            pointers: Vec::new(),
+            known: BTreeMap::new(),
+            needed: 0,
+            wrong: Vec::new(),
+        };
+        let mut bytes = vec![0; layout.fd_size as usize];
+        if volume.read(place, &mut bytes).is_err() {
+            map.wrong.push("its descriptor can't be read".to_owned());
+            return map;
+        }
+        let mut image = FdImage::from_bytes(layout, bytes);
+        let sound = |image: &FdImage| {
+            let at = At::Volume(place.0);
+            FileMetadata::parse(image.bytes(), fd, layout, at).map(|_| ())
+        };
+        if sound(&image).is_err() {
+            mend::system_descriptor(layout, fd, &mut image);
+        }
+        let addresses: Vec<u64> = (0..layout.fd_address_count as usize)
+            .map(|index| image.address(index))
+            .collect();
+        let damage = match sound(&image) {
+            Ok(()) if image.meta().length.get() > 0 => None,
+            Ok(()) => Some("its length is 0".to_owned()),
+            Err(damage) => Some(damage.to_string()),
+        };
+        let level = if let Some(damage) = damage {
+            map.wrong.push(format!("its descriptor is lost: {damage}"));
+            // Its addresses may be there all the same.
+            match BlockAddr::decode(addresses.first().copied().unwrap_or(0), layout) {
+                BlockAddr::Resource { .. } => ZeroLevel::PointerBlock,
+                _ => ZeroLevel::FileBlock,
+            }
+        } else {
+            let length = image.meta().length.get();
+            map.needed = length.div_ceil(layout.file_block_size());
+            let level = image.meta().zero_level();
+            map.image = Some(image);
+            level
+        };
+        if map.needed > MOST_BLOCKS {
+            map.wrong.push(format!("it has {} blocks", map.needed));
+            return map;
+        }
+        map.walk(volume, layout, (kind, level), &addresses);
+        map.compare(volume, layout, kind);
+        map
+    }
+
+    /// Whether nothing speaks against it.
+    pub(super) fn is_whole(&self) -> bool {
+        self.wrong.is_empty()
+    }
+
+    /// Whether the descriptor is lost, not only a part of the map.
+    pub(super) fn is_lost(&self) -> bool {
+        self.image.is_none()
+    }
+
+    /// Where the descriptor lies.
+    pub(super) fn place(&self) -> VolumeOffset {
+        self.place
+    }
+
+    /// What is wrong, in words.
+    pub(super) fn wrong(&self) -> String {
+        let more = match self.wrong.len() {
+            0 | 1 => String::new(),
+            count => format!("; {} more", count - 1),
+        };
+        format!("{}{more}", self.wrong.first().map_or("", String::as_str))
+    }
+
+    /// Takes in every address of the map.
+    fn walk(
+        &mut self,
+        volume: &Volume,
+        layout: &Layout,
+        (kind, level): (ResourceKind, ZeroLevel),
+        array: &[u64],
+    ) {
+        let start = self.place + layout.fd_addresses;
+        let slots =
+            |start: VolumeOffset| (0..).map(move |index| start + index * layout.address_size);
+        let by_pointers = matches!(level, ZeroLevel::PointerBlock | ZeroLevel::PointerBlock2);
+        // Where pointer blocks lie mustn't depend on themselves.
+        let of_pointers = matches!(
+            kind,
+            ResourceKind::PointerBlock | ResourceKind::PointerBlock2
+        );
+        if level == ZeroLevel::FileBlock {
+            let addresses: Vec<_> = slots(start).zip(array.iter().copied()).collect();
+            return self.take_in(volume, layout, &addresses);
+        }
+        if !by_pointers || of_pointers {
+            return;
+        }
+        let count = self.needed.div_ceil(layout.pointers_per_block);
+        let used = array.iter().take_while(|&&raw| raw != 0).count();
+        let count = if self.is_lost() { used } else { count as usize };
+        let mut addresses = Vec::new();
+        for &raw in array.iter().take(count) {
+            let read = super::pointers::read(volume, layout, raw);
+            let Some((place, raws)) = read else {
+                self.wrong
+                    .push("a pointer block of its map is lost".to_owned());
+                return;
+            };
+            self.pointers.push(raw);
+            addresses.extend(slots(place).zip(raws));
+        }
+        self.take_in(volume, layout, &addresses);
+    }
+
+    fn take_in(&mut self, volume: &Volume, layout: &Layout, addresses: &[(VolumeOffset, u64)]) {
+        let blocks = volume.size() >> layout.file_block_shift;
+        let mut missing = 0;
+        let count = if self.is_lost() {
+            addresses.len() as u64
+        } else {
+            self.needed
+        };
+        for (number, &(slot, raw)) in (0..count).zip(addresses) {
+            self.slots.push(slot);
+            let addr = BlockAddr::decode(raw, layout);
+            match addr {
+                BlockAddr::FileBlock { block, .. }
+                    if block < blocks && addr.encode(layout) == raw =>
+                {
+                    self.known.insert(number, block);
+                }
+                _ => missing += 1,
+            }
+        }
+        if self.is_lost() {
+            return;
+        }
+        if missing > 0 {
+            self.wrong.push(format!(
+                "{missing} of {} addresses of its block map are holes or can't be right",
+                self.needed
+            ));
+        } else if (self.slots.len() as u64) < self.needed {
+            self.wrong
+                .push("its block map is too short for its length".to_owned());
+        }
+    }
+
+    /// Takes out blocks that must have headers of clusters and have none.
+    fn compare(&mut self, volume: &Volume, layout: &Layout, kind: ResourceKind) {
+        if self.slots.is_empty() {
+            return;
+        }
+        let first = self.known.get(&0).copied();
+        let first = first.filter(|&block| {
+            let start = block << layout.file_block_shift;
+            header(volume, layout, kind, start).is_some()
+                || is_cluster(volume, layout, kind, (0, None), start + FIRST_CLUSTER)
+        });
+        let Some(first) = first else {
+            self.known.remove(&0);
+            self.wrong
+                .push("its header isn't where its map says".to_owned());
+            return;
+        };
+        let start = first << layout.file_block_shift;
+        let Some(header) = header(volume, layout, kind, start) else {
+            // It is written anew by whoever needs it.
+            return;
+        };
+        let mut elsewhere = Vec::new();
+        for (block, clusters) in headers_by_block(layout, &header) {
+            let Some(&place) = self.known.get(&block) else {
+                continue;
+            };
+            let inside = layout.file_block_size() - 1;
+            let start = place << layout.file_block_shift;
+            let there = clusters.iter().any(|&(number, offset)| {
+                let at = start + (offset & inside);
+                is_cluster(volume, layout, kind, (number, Some(&header)), at)
+            });
+            if !there {
+                elsewhere.push(block);
+            }
+        }
+        for block in elsewhere {
+            self.known.remove(&block);
+            self.wrong
+                .push(format!("block {block} of it isn't where its map says"));
+        }
+    }
+}
+
+/// The header of the resource file of `kind` that begins at `start`, if it is as every volume's.
+pub(super) fn header(
+    volume: &Volume,
+    layout: &Layout,
+    kind: ResourceKind,
+    start: u64,
+) -> Option<ResourceHeader> {
+    let mut raw = [0; size_of::<ResourceHeader>()];
+    volume.read(VolumeOffset(start), &mut raw).ok()?;
+    let parsed = ResourceHeader::parse(&raw, layout, At::Volume(start));
+    let header = parsed.as_ref().ok()?.clone();
+    let length = header.file_length(layout.family, layout.cluster_header_size());
+    let wrong = geometry::differences(&raw, &parsed, kind, layout, length, volume.size());
+    wrong.is_none().then_some(header)
+}
+
+/// Whether the header of cluster `number` lies at `at`.
+fn is_cluster(
+    volume: &Volume,
+    layout: &Layout,
+    kind: ResourceKind,
+    (number, header): (u64, Option<&ResourceHeader>),
+    at: u64,
+) -> bool {
+    let mut bytes = vec![0; layout.cluster_header_size() as usize];
+    if volume.read(VolumeOffset(at), &mut bytes).is_err() {
+        return false;
+    }
+    let Ok((lock, _)) = DiskLock::ref_from_prefix(&bytes) else {
+        return false;
+    };
+    lock.kind.get() == LockKind::of_cluster(kind) as u32
+        && lock.address.get() == at
+        && header.is_none_or(|header| {
+            ClusterHeader::parse(&bytes, number, header, layout, At::Volume(at)).is_ok()
+        })
+}
+
+/// The clusters of a file and the offsets of their headers, by the block that these lie in.
+pub(super) fn headers_by_block(
+    layout: &Layout,
+    header: &ResourceHeader,
+) -> BTreeMap<u64, Vec<(u64, u64)>> {
+    let mut blocks: BTreeMap<u64, Vec<(u64, u64)>> = BTreeMap::new();
+    for number in 0..header.clusters() {
+        let offset = header.cluster_header_offset(number, layout.cluster_header_size());
+        let block = offset >> layout.file_block_shift;
+        blocks.entry(block).or_default().push((number, offset));
+    }
+    blocks
+}
