@@ -65,7 +65,7 @@ pub(crate) fn follow(
         depth: level.depth(),
         counts: Counts::default(),
         last_large: None,
-        whole: if resources::is_resource_file(fd) {
+        whole: if resources::is_resource_file(fd, &layout) {
             let (length, shift) = (image.meta().length.get(), image.meta().block_shift());
             length.div_ceil(1_u64.checked_shl(shift).unwrap_or(u64::MAX))
         } else {
@@ -143,7 +143,7 @@ impl Walk {
         );
         let mut finding =
             Finding::new(first.code, structure.as_str(), detail).at_volume(first.slot.0);
-        if resources::is_resource_file(self.fd) {
+        if resources::is_resource_file(self.fd, &round.layout) {
             // A hole here would take clusters, and all that files have in them, out of the volume.
             round
                 .check
@@ -211,7 +211,7 @@ impl Walk {
             return Ok(());
         }
         let marked = round.usage.mark(addr);
-        let is_resource_file = resources::is_resource_file(self.fd);
+        let is_resource_file = resources::is_resource_file(self.fd, &round.layout);
         match marked {
             Marked::First if is_resource_file => round.usage.own(addr, self.fd),
             Marked::Again => {
@@ -305,7 +305,7 @@ impl Walk {
                 let structure = format!("block map of file {}", self.fd);
                 let finding = Finding::new(Code::BlockMapUnreadable, structure, error);
                 round.found(finding.at_volume(slot.0));
-                if resources::is_resource_file(self.fd) {
+                if resources::is_resource_file(self.fd, &round.layout) {
                     let what = format!("block map of file {} is damaged at {slot}", self.fd);
                     round.check.refuse(&what);
                 }

@@ -6,8 +6,8 @@ pub(crate) mod restore;
 use std::sync::Arc;
 
 use vmfs_core::format::{
-    At, Damage, Family, FdAddr, FdImage, FileMetadata, FsDescriptor, LockKind, ResourceHeader,
-    ResourceKind, SystemFile,
+    At, Damage, Family, FdAddr, FdImage, FileMetadata, FsDescriptor, Layout, LockKind,
+    ResourceHeader, ResourceKind, SystemFile,
 };
 use vmfs_core::journal::MetaReader;
 use vmfs_core::lvm::VolumeOffset;
@@ -38,24 +38,10 @@ pub(crate) fn open(
     reader: &Arc<MetaReader>,
     fsd: &FsDescriptor,
 ) -> Option<Resources> {
-    let family = reader.layout().family;
     let mut sources = PointerSources::default();
     for (file, kind) in ORDER {
-        let only_6 = matches!(
-            kind,
-            ResourceKind::LargeFileBlock | ResourceKind::JournalBlock
-        );
-        let none = family != Family::Vmfs6 && only_6
-            || family == Family::Vmfs3 && kind == ResourceKind::PointerBlock2
-            || kind == ResourceKind::PointerBlock2 && fsd.pb2_fd_addr.get() == 0;
-        if none {
-            continue;
-        }
-        // One that was upgraded from VMFS3 has this one elsewhere.
-        if kind == ResourceKind::PointerBlock2
-            && family == Family::Vmfs5
-            && !reader.layout().dense_sub_blocks
-        {
+        let no_pb2 = kind == ResourceKind::PointerBlock2 && fsd.pb2_fd_addr.get() == 0;
+        if no_pb2 || !has_own(kind, reader.layout()) {
             continue;
         }
         let opened = mended(check, reader, file, kind, &sources);
@@ -81,9 +67,25 @@ pub(crate) fn open(
     }
 }
 
+/// Whether volumes of this kind have a resource file of `kind` in the descriptor that is its own; in others any
+/// file may have that.
+fn has_own(kind: ResourceKind, layout: &Layout) -> bool {
+    match kind {
+        ResourceKind::LargeFileBlock | ResourceKind::JournalBlock => layout.family == Family::Vmfs6,
+        // One that was upgraded from VMFS3 has this one elsewhere.
+        ResourceKind::PointerBlock2 => match layout.family {
+            Family::Vmfs3 => false,
+            Family::Vmfs5 => layout.dense_sub_blocks,
+            Family::Vmfs6 => true,
+        },
+        _ => true,
+    }
+}
+
 /// Whether `fd` is a resource file's: its map leads to what other files have.
-pub(super) fn is_resource_file(fd: FdAddr) -> bool {
-    ORDER.iter().any(|(file, _)| file.fd() == fd)
+pub(super) fn is_resource_file(fd: FdAddr, layout: &Layout) -> bool {
+    let mut there = ORDER.iter().filter(|(_, kind)| has_own(*kind, layout));
+    there.any(|(file, _)| file.fd() == fd)
 }
 
 fn unreadable(check: &mut Check<'_>, file: SystemFile, error: &MetaError) {
