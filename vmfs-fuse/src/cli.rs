@@ -34,6 +34,8 @@ Options for -o (separated by commas; a backslash before a comma makes it part of
                            dead (default 3 and 16; the same on all hosts)
   lock=auto                how hosts lock each other out: ats, scsi2, or what suits
                            the LUN and the hosts that are there
+  multi_writer=PATH        a file of the volume, by its path in it, that programs on several hosts
+                           may have open for writing at a time; may be repeated
   threads=N                threads that answer requests (default: twice the CPUs, 8 to 16)
   readahead=KIB            how far the kernel reads ahead (root only; default 4096)
   fsname=NAME, subtype=NAME  what the mount table shows; an empty subtype leaves `fuse`

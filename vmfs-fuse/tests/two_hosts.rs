@@ -4,15 +4,16 @@ mod common;
 
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 use std::path::Path;
 use std::thread;
 
-use common::Mount;
 use common::volume::{Volume, each_format};
+use common::{Mount, errno};
+use rustix::io::Errno;
 
 /// The hosts' heartbeats, as often as makes the second mount quick.
-const TIMES: &str = "heartbeat=0.2,lease=10";
+const TIMES: &str = "heartbeat=0.6,lease=10";
 
 fn hosts(volume: &Volume) -> (Mount, Mount) {
     let mount = |host| volume.mount(&["--host", host, "-o", TIMES]);
@@ -102,5 +103,82 @@ fn programs_of_one_host_append_side_by_side() {
         let all = fs::read_to_string(there).expect("read");
         assert_eq!(all.lines().count(), 201);
         assert_eq!(all.len(), 6 + 200 * 5);
+    });
+}
+
+#[test]
+fn programs_of_two_hosts_write_to_one_disk_at_a_time() {
+    each_format(|volume| {
+        let disk = "multi_writer=/vms/quorum.vmdk";
+        let options = format!("{TIMES},{disk}");
+        let mount = |host, options: &str| volume.mount(&["--host", host, "-o", options]);
+        let (a, b) = (mount("a", &options), mount("b", &options));
+        fs::create_dir(a.file("vms")).expect("folder");
+        let length = 3 << 20;
+        fs::write(a.file("vms/quorum.vmdk"), vec![0; length as usize]).expect("disk");
+
+        let open = |mount: &Mount| {
+            let mut how = OpenOptions::new();
+            how.read(true).write(true);
+            how.open(mount.file("vms/quorum.vmdk")).expect("open")
+        };
+        let (one, other) = (open(&a), open(&b));
+        let mut buffer = [0; 512];
+        for round in 0..200_u64 {
+            let offset = round * 7919 % (length / 512) * 512;
+            let (writer, reader) = if round % 2 == 0 {
+                (&one, &other)
+            } else {
+                (&other, &one)
+            };
+            let data = [round as u8 + 1; 512];
+            writer.write_all_at(&data, offset).expect("write");
+            reader.read_exact_at(&mut buffer, offset).expect("read");
+            assert!(buffer == data, "{round}");
+        }
+        one.sync_all().expect("sync");
+        // What would change where the disk's blocks are has to wait until the other host closes it.
+        assert_eq!(errno(one.write_all_at(b"more", length)), Errno::BUSY);
+        assert_eq!(errno(one.set_len(length / 2)), Errno::BUSY);
+        // A host that doesn't share the disk gets it neither for reading nor for writing.
+        let c = mount("c", TIMES);
+        for writing in [false, true] {
+            let mut how = OpenOptions::new();
+            let opened = how
+                .read(true)
+                .write(writing)
+                .open(c.file("vms/quorum.vmdk"));
+            assert_eq!(errno(opened), Errno::BUSY);
+        }
+        drop(other);
+        // The kernel tells of a close when close(2) has returned.
+        common::wait_for("the other host to close the disk", || {
+            one.write_all_at(b"more", length).is_ok()
+        });
+        drop(one);
+        assert_eq!(
+            fs::metadata(b.file("vms/quorum.vmdk")).expect("stat").len(),
+            length + 4
+        );
+        drop((a, b, c));
+        volume.check();
+    });
+}
+
+#[test]
+fn space_that_another_host_takes_is_missing() {
+    each_way(|here, there| {
+        let free = |path: &Path| {
+            let folder = path.parent().expect("folder");
+            rustix::fs::statvfs(folder).expect("statvfs").f_bfree
+        };
+        let before = free(here);
+        fs::write(there, vec![1; 8 << 20]).expect("write");
+        let left = free(there);
+        assert!(left <= before - 8, "{left}, {before} before");
+        common::wait_for("less to be free", || free(here) == left);
+        fs::remove_file(here).expect("remove");
+        common::wait_for("more to be free", || free(here) >= left + 8);
+        common::wait_for("more to be free", || free(there) == free(here));
     });
 }

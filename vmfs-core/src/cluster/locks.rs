@@ -365,11 +365,17 @@ impl LockTable {
         })
     }
 
-    /// Whether this host holds the lock alone.
-    pub fn is_exclusive(&self, place: VolumeOffset) -> bool {
+    /// How this host may write to what is in a file's blocks, if at all: alone, or beside other hosts.
+    pub fn writes_as(&self, place: VolumeOffset) -> Option<OpenMode> {
         let entries = self.entries.lock();
-        let entry = entries.get(&place);
-        entry.is_some_and(|entry| !entry.busy && entry.is_exclusive())
+        let entry = entries
+            .get(&place)
+            .filter(|entry| !entry.busy && !entry.unsure)?;
+        match entry.mode? {
+            Wish::Alone | Wish::Write => Some(OpenMode::Write),
+            Wish::MultiWriter => Some(OpenMode::MultiWriter),
+            Wish::Read => None,
+        }
     }
 
     /// Gives up what [`Held::keep`] kept.

@@ -8,6 +8,7 @@ use super::engine::Engine;
 use super::error::FsError;
 use super::file_system::FileSystem;
 use super::sharing::Files;
+use crate::cluster::OpenMode;
 use crate::file::Inode;
 use crate::file::edit::FileEdit;
 use crate::format::{FdAddr, ZeroLevel};
@@ -88,9 +89,9 @@ impl FileSystem {
         let now = engine.now();
         {
             let _guard = engine.locks.read(file);
-            if !self.is_ours(engine, file)? {
+            let Some(mode) = self.writes_as(engine, file)? else {
                 return Ok(false);
-            }
+            };
             let inode = self.locked_regular(file)?;
             let end = offset.saturating_add(data.len() as u64);
             let level = inode.map().zero_level();
@@ -118,7 +119,8 @@ impl FileSystem {
                 journal.data_written();
             }
             let is_now = inode.meta().mtime.get() == now && inode.meta().ctime.get() == now;
-            if times == Times::Keep || is_now {
+            // Beside other hosts nobody may change the descriptor.
+            if times == Times::Keep || is_now || mode == OpenMode::MultiWriter {
                 return Ok(true);
             }
         }

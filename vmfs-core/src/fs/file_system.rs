@@ -1,11 +1,12 @@
 use std::collections::HashMap;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 use quick_cache::sync::{Cache, DefaultLifecycle};
 use quick_cache::{DefaultHashBuilder, OptionsBuilder, Weighter};
 
 use super::engine::Engine;
 use super::error::FsError;
+use super::space::Count;
 use crate::cluster::{self, Host};
 use crate::file::{DirEntry, Directory, FileError, FileStore, Inode, SeekTo};
 use crate::format::{
@@ -13,8 +14,8 @@ use crate::format::{
 };
 use crate::journal::{JournalHeader, MetaReader, look_through};
 use crate::lvm::{Volume, VolumeOffset};
-use crate::resource::{Place, Resources, Run, Space};
-use crate::sync::RwLockReadGuard;
+use crate::resource::{Place, Resources, Run};
+use crate::sync::{Mutex, RwLockReadGuard};
 
 /// Memory for name indexes of directories without a hash table, in bytes.
 const INDEX_MEMORY: u64 = 24 << 20;
@@ -76,7 +77,7 @@ impl std::ops::Deref for Current<'_> {
 pub struct FileSystem {
     fsd: FsDescriptor,
     pub(super) store: Arc<FileStore>,
-    space: OnceLock<Space>,
+    pub(super) space: Mutex<Option<Count>>,
     names: Cache<FdAddr, Arc<NameIndex>, IndexWeight>,
     /// What changes need; `None` when the volume is only read.
     pub(super) engine: Option<Engine>,
@@ -137,7 +138,7 @@ impl FileSystem {
         Ok(Self {
             fsd,
             store: Arc::new(FileStore::new(reader, resources)),
-            space: OnceLock::new(),
+            space: Mutex::default(),
             names: name_cache(),
             engine: None,
         })
@@ -180,22 +181,6 @@ impl FileSystem {
             }
         }
         self.names.clear();
-    }
-
-    /// Sizes and free counts; counted on the first call, which reads every cluster header.
-    pub fn space(&self) -> Space {
-        let counted = self.space.get_or_init(|| {
-            let mut space = Space::count(self.store.reader(), self.store.resources());
-            if let Some(engine) = &self.engine {
-                // What was counted is as of now, changes are counted from the mount on.
-                space = engine.allocator.adjust(space, -1);
-            }
-            space
-        });
-        match &self.engine {
-            Some(engine) => engine.allocator.adjust(*counted, 1),
-            None => *counted,
-        }
     }
 
     /// The root directory.

@@ -17,6 +17,13 @@ impl FileSystem {
         }
     }
 
+    /// Gives up all holds of a file that another host has deleted: another file has its descriptor.
+    pub fn drop_holds(&self, file: FdAddr) {
+        if let Some(engine) = &self.engine {
+            engine.holds.remove(&file);
+        }
+    }
+
     /// Gives up `count` holds; a file without names or holds is deleted.
     pub fn release(&self, file: FdAddr, count: u64) {
         let Some(engine) = &self.engine else {

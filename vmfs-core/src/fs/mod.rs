@@ -17,6 +17,7 @@ mod recover;
 mod rename;
 pub mod rescue;
 mod sharing;
+mod space;
 mod stat;
 mod unsynced;
 mod upkeep;

@@ -20,6 +20,9 @@ use crate::sync::{Mutex, ReentrantMutex, RwLock, RwLockReadGuard, RwLockWriteGua
 /// Tries to read something while no other host changes it, before this one locks it for that.
 const QUIET_READS: u32 = 16;
 
+/// Time between two looks whether another host has closed a file.
+const CLOSING: Duration = Duration::from_millis(5);
+
 /// What a host does about the others.
 #[derive(Debug)]
 pub(super) struct Sharing {
@@ -169,6 +172,12 @@ impl Engine {
         Hold::of(held.into_iter().flatten().flat_map(Held::tokens).collect())
     }
 
+    /// Until when to wait for another host to close a file: a program there may have done so already,
+    /// and its host not have heard of it yet.
+    fn closes_until(&self) -> Duration {
+        self.host.clock.uptime() + self.host.heartbeat / 3
+    }
+
     /// How long to wait for a lock that another host has for a call: it may have to be taken for
     /// dead first.
     fn patience(&self) -> Duration {
@@ -214,9 +223,15 @@ impl FileSystem {
         engine: &'a Engine,
         places: &BTreeSet<VolumeOffset>,
     ) -> Result<Held<'a>, FsError> {
+        let deadline = engine.closes_until();
         loop {
             match engine.sharing.locks.lock(places, engine.patience()) {
                 Ok(held) => return Ok(held),
+                Err(LockError::Held { is_open: true, .. })
+                    if engine.host.clock.uptime() < deadline =>
+                {
+                    engine.host.clock.sleep(CLOSING);
+                }
                 Err(error) => self.give_way(engine, error)?,
             }
         }
@@ -421,7 +436,7 @@ impl FileSystem {
         let _stripes = engine.locks.write(&[file]);
         let before = engine.sharing.opens.get(&file).and_then(|o| o.strongest());
         if engine.sharing.is_shared() && before < Some(mode) {
-            let deadline = engine.host.clock.uptime() + engine.host.heartbeat / 3;
+            let deadline = engine.closes_until();
             loop {
                 match engine
                     .sharing
@@ -431,7 +446,7 @@ impl FileSystem {
                     Ok(()) => break,
                     // Another host may be about to close it, or have it for a call only.
                     Err(LockError::Held { .. }) if engine.host.clock.uptime() < deadline => {
-                        engine.host.clock.sleep(Duration::from_millis(5));
+                        engine.host.clock.sleep(CLOSING);
                     }
                     Err(error) => self.give_way(engine, error)?,
                 }
@@ -479,13 +494,18 @@ impl FileSystem {
         }
     }
 
-    /// Whether this host may write to the file's blocks without locking it for the call.
-    pub(super) fn is_ours(&self, engine: &Engine, file: FdAddr) -> Result<bool, FsError> {
+    /// Whether this host may write to blocks that the file has without locking it for the call, as no other
+    /// one changes which those are: alone, or beside other hosts.
+    pub(super) fn writes_as(
+        &self,
+        engine: &Engine,
+        file: FdAddr,
+    ) -> Result<Option<OpenMode>, FsError> {
         if !engine.sharing.is_shared() {
-            return Ok(true);
+            return Ok(Some(OpenMode::Write));
         }
         let place = self.store().place_of(file)?;
-        Ok(engine.sharing.locks.is_exclusive(place))
+        Ok(engine.sharing.locks.writes_as(place))
     }
 
     /// From now on everything is locked and in place before a call returns.

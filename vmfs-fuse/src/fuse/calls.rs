@@ -16,7 +16,6 @@ use fuser::{
 use vmfs_core::fs::{Changes, Inode};
 
 use super::Mounted;
-use super::files::Files;
 use super::names::New;
 use super::write::Write;
 use crate::attributes::{NOBODY, new_time, seconds};
@@ -72,9 +71,7 @@ impl Filesystem for Mounted {
     }
 
     fn forget(&self, _: &Request, node: INodeNo, count: u64) {
-        if let Ok(fd) = Files::fd(node) {
-            self.forgotten(fd, count);
-        }
+        self.forgotten(node, count);
     }
 
     fn getattr(&self, _: &Request, node: INodeNo, _: Option<FileHandle>, reply: ReplyAttr) {
@@ -213,7 +210,7 @@ impl Filesystem for Mounted {
                 let (handle, how) = match opened {
                     Ok(opened) => opened,
                     Err(errno) => {
-                        self.forgotten(inode.fd(), 1);
+                        self.forgotten(number, 1);
                         return reply.error(errno);
                     }
                 };
@@ -237,13 +234,13 @@ impl Filesystem for Mounted {
         &self,
         _: &Request,
         node: INodeNo,
-        _: FileHandle,
+        handle: FileHandle,
         flags: OpenFlags,
         _: Option<LockOwner>,
         _: bool,
         reply: ReplyEmpty,
     ) {
-        self.close_file(node, flags);
+        self.close_file(node, handle, flags);
         reply.ok();
     }
 

@@ -44,8 +44,7 @@ impl Files {
     pub(super) fn inode(&self, node: INodeNo) -> Result<Arc<Inode>, Errno> {
         let fd = Self::fd(node)?;
         let inode = self.heard(fd, self.fs.inode(fd))?;
-        let told = self.told.generation(fd);
-        if told.is_some_and(|generation| generation != inode.meta().generation.get()) {
+        if self.told.is_gone(node, &inode) {
             return Err(Errno::ESTALE);
         }
         Ok(inode)

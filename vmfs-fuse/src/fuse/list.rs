@@ -216,10 +216,12 @@ impl Mounted {
             return false;
         }
         let found = self.files.heard(entry.fd, found);
+        let mut node = number(entry.fd);
         let (attributes, generation, keep) = if let Ok(inode) = &found {
             let (mut attributes, generation) = self.attributes(inode);
             if !is_dot {
-                attributes.ino = self.looked_up(inode);
+                node = self.looked_up(inode);
+                attributes.ino = node;
             }
             let keep = self.caching.names().min(self.keep_attributes(inode.fd()));
             (attributes, generation, keep)
@@ -233,7 +235,7 @@ impl Mounted {
         let listed = number(entry.fd);
         let full = reply.add(listed, next, name, &keep, &attributes, generation);
         if full && !is_dot {
-            self.forgotten(entry.fd, 1);
+            self.forgotten(node, 1);
         }
         full
     }

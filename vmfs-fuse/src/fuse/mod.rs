@@ -4,6 +4,7 @@
 //! - `files`: files by the kernel's numbers.
 //! - `told`: what the kernel knows of them.
 //! - `opens`, `read`, `write`, `list`, `names`: what the calls do.
+//! - `shared`: files that several hosts write to at a time.
 //! - `kernel`: what the kernel is told unasked.
 
 mod calls;
@@ -13,6 +14,7 @@ mod list;
 mod names;
 mod opens;
 mod read;
+mod shared;
 mod told;
 mod write;
 
@@ -31,6 +33,7 @@ use files::Files;
 pub(crate) use kernel::Kernel;
 use list::Listings;
 use opens::Opens;
+use shared::SharedFiles;
 
 /// The kernel's largest request, unless the administrator raised `fs.fuse.max_pages_limit`.
 const MAX_REQUEST: u32 = 1 << 20;
@@ -59,6 +62,7 @@ struct Changing {
     /// Those of names are.
     syncs_names: bool,
     opens: Opens,
+    shared: SharedFiles,
     listings: Listings,
     kernel: Arc<Kernel>,
 }
@@ -71,6 +75,7 @@ impl Mounted {
             sync: options.sync,
             syncs_names: options.sync || options.dirsync,
             opens: Opens::default(),
+            shared: SharedFiles::new(&options.multi_writer),
             listings: Listings::default(),
             kernel,
         });
@@ -167,17 +172,24 @@ impl Mounted {
         let Some(changing) = self.changing.as_ref().filter(|_| fd != FdAddr::ROOT) else {
             return number(fd);
         };
-        self.files.fs.hold(fd);
         let renewable = self.caching.is_shared()
             && inode.kind() == FileKind::Regular
             && !changing.opens.is_open(fd);
-        self.files.told.note(inode, renewable)
+        self.files.told.note(inode, renewable, |is_another| {
+            if is_another {
+                self.files.fs.drop_holds(fd);
+            }
+            self.files.fs.hold(fd);
+        })
     }
 
-    /// The kernel forgets `count` look-ups of the file `fd`.
-    fn forgotten(&self, fd: FdAddr, count: u64) {
-        if self.changing.is_some() && fd != FdAddr::ROOT {
-            self.files.told.forget(fd, count);
+    /// The kernel forgets `count` look-ups of the file that it calls `node`.
+    fn forgotten(&self, node: INodeNo, count: u64) {
+        let Ok(fd) = Files::fd(node) else {
+            return;
+        };
+        if self.changing.is_some() && fd != FdAddr::ROOT && self.files.told.forget(node, fd, count)
+        {
             self.files.fs.release(fd, count);
         }
     }

@@ -11,6 +11,8 @@ use super::files::Files;
 
 /// The handle of a file whose reads and writes pass the kernel's cache by.
 pub(super) const DIRECT: FileHandle = FileHandle(1);
+/// The handle of a file that other hosts may write to meanwhile, so that nothing of it is cached.
+pub(super) const SHARED: FileHandle = FileHandle(2);
 /// The handle of any other file.
 const CACHED: FileHandle = FileHandle(0);
 
@@ -107,8 +109,10 @@ fn writes(flags: OpenFlags) -> bool {
 }
 
 /// How the file is locked against other hosts.
-fn mode(flags: OpenFlags) -> OpenMode {
-    if writes(flags) {
+fn mode(flags: OpenFlags, is_shared: bool) -> OpenMode {
+    if is_shared {
+        OpenMode::MultiWriter
+    } else if writes(flags) {
         OpenMode::Write
     } else {
         OpenMode::Read
@@ -136,20 +140,21 @@ impl Mounted {
         if writes(flags) && inode.kind() == FileKind::System {
             return Err(Errno::EPERM);
         }
-        let opened = self.files.fs.open_file(inode.fd(), mode(flags));
+        let is_shared = changing.shared.has(&self.files.fs, inode.fd());
+        let opened = self.files.fs.open_file(inode.fd(), mode(flags, is_shared));
         self.files.heard(inode.fd(), opened)?;
-        self.check_edition(node, flags)?;
+        self.check_edition(node, mode(flags, is_shared))?;
         changing.opens.open(inode.fd());
         if writes(flags) && changing.opens.add(inode.fd()) {
             changing.kernel.forget_attributes(node);
         }
         self.files.fs.hold(inode.fd());
-        Ok(self.handle(inode.fd(), flags))
+        Ok(self.handle(inode.fd(), flags, is_shared))
     }
 
     /// Closes a file again that was just opened under the number `node`, if another host has changed it since
     /// the kernel was told of it. The kernel then looks it up again and opens what it finds.
-    fn check_edition(&self, node: INodeNo, flags: OpenFlags) -> Result<(), Errno> {
+    fn check_edition(&self, node: INodeNo, mode: OpenMode) -> Result<(), Errno> {
         let fd = Files::fd(node)?;
         let is_open = |changing: &super::Changing| changing.opens.is_open(fd);
         if !self.caching.is_shared() || self.changing.as_ref().is_some_and(is_open) {
@@ -162,7 +167,7 @@ impl Mounted {
         }) {
             return Ok(());
         }
-        self.files.fs.close_file(fd, mode(flags));
+        self.files.fs.close_file(fd, mode);
         Err(Errno::ESTALE)
     }
 
@@ -172,7 +177,9 @@ impl Mounted {
         fd: FdAddr,
         flags: OpenFlags,
     ) -> Result<(FileHandle, FopenFlags), Errno> {
-        let opened = self.files.fs.open_file(fd, mode(flags));
+        let changing = self.changing.as_ref();
+        let is_shared = changing.is_some_and(|changing| changing.shared.has(&self.files.fs, fd));
+        let opened = self.files.fs.open_file(fd, mode(flags, is_shared));
         self.files.heard(fd, opened)?;
         if let Some(changing) = &self.changing {
             changing.opens.open(fd);
@@ -181,11 +188,12 @@ impl Mounted {
             }
         }
         self.files.fs.hold(fd);
-        Ok(self.handle(fd, flags))
+        Ok(self.handle(fd, flags, is_shared))
     }
 
     /// Closes a file for good.
-    pub(super) fn close_file(&self, node: INodeNo, flags: OpenFlags) {
+    pub(super) fn close_file(&self, node: INodeNo, handle: FileHandle, flags: OpenFlags) {
+        let is_shared = handle == SHARED;
         let (Some(changing), Ok(fd)) = (&self.changing, Files::fd(node)) else {
             return;
         };
@@ -196,12 +204,12 @@ impl Mounted {
                 // No other host has it yet.
                 self.files.told.settle(&inode);
             }
-            if is_direct(flags) {
+            if is_direct(flags) && !is_shared {
                 changing.opens.pass_by(fd, false);
             }
         }
         changing.opens.close(fd);
-        self.files.fs.close_file(fd, mode(flags));
+        self.files.fs.close_file(fd, mode(flags, is_shared));
         self.files.fs.release(fd, 1);
     }
 
@@ -218,7 +226,10 @@ impl Mounted {
         })
     }
 
-    fn handle(&self, fd: FdAddr, flags: OpenFlags) -> (FileHandle, FopenFlags) {
+    fn handle(&self, fd: FdAddr, flags: OpenFlags, is_shared: bool) -> (FileHandle, FopenFlags) {
+        if is_shared {
+            return (SHARED, FopenFlags::FOPEN_DIRECT_IO);
+        }
         // What another host has written since is not in the cache.
         let keep = if self.caching.is_shared() {
             FopenFlags::empty()

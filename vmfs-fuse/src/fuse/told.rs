@@ -27,45 +27,70 @@ pub(super) struct Told {
 
 #[derive(Debug, Clone, Copy)]
 struct Known {
-    /// How often the kernel was told of the file, in all editions.
+    /// How often the kernel was told of the file, in all its editions.
     count: u64,
+    /// The same of files that had the descriptor before, until other hosts deleted them.
+    gone: u64,
     generation: u32,
+    /// The file's first edition.
+    first: u32,
     edition: u32,
     shown: Shown,
 }
 
 impl Told {
     /// Notes that the kernel is told of a file; its number. If `renewable` and the file isn't as the kernel
-    /// knows it, that of a new edition.
-    pub(super) fn note(&self, inode: &Inode, renewable: bool) -> INodeNo {
+    /// knows it, or if it is another file, that of a new edition.
+    ///
+    /// `hold` is told whether it is another file, before anybody else can note something of it.
+    pub(super) fn note(&self, inode: &Inode, renewable: bool, hold: impl FnOnce(bool)) -> INodeNo {
         let now = shown(inode);
         let generation = inode.meta().generation.get();
         let mut known = self.files.entry(inode.fd()).or_insert(Known {
             count: 0,
+            gone: 0,
             generation,
+            first: 0,
             edition: 0,
             shown: now,
         });
-        if renewable && known.shown != now {
+        let is_another = known.generation != generation;
+        if is_another || (renewable && known.shown != now) {
             known.edition = known.edition.wrapping_add(1);
             known.shown = now;
         }
+        if is_another {
+            known.gone += std::mem::take(&mut known.count);
+            known.generation = generation;
+            known.first = known.edition;
+        }
         known.count += 1;
-        known.generation = generation;
+        hold(is_another);
         number_of(inode.fd(), known.edition)
     }
 
-    /// Notes that the kernel forgets `count` times that it was told of a file.
-    pub(super) fn forget(&self, fd: FdAddr, count: u64) {
+    /// Notes that the kernel forgets `count` times that it was told of `node`; whether that is the file which
+    /// has the descriptor now.
+    pub(super) fn forget(&self, node: INodeNo, fd: FdAddr, count: u64) -> bool {
+        let mut is_there = true;
         self.files.remove_if_mut(&fd, |_, known| {
-            known.count = known.count.saturating_sub(count);
-            known.count == 0
+            is_there = edition_of(node) >= known.first;
+            let counted = if is_there {
+                &mut known.count
+            } else {
+                &mut known.gone
+            };
+            *counted = counted.saturating_sub(count);
+            known.count == 0 && known.gone == 0
         });
+        is_there
     }
 
-    /// The generation that the kernel knows of a file.
-    pub(super) fn generation(&self, fd: FdAddr) -> Option<u32> {
-        Some(self.files.get(&fd)?.generation)
+    /// Whether the kernel means by `node` a file that had the descriptor before.
+    pub(super) fn is_gone(&self, node: INodeNo, inode: &Inode) -> bool {
+        self.files.get(&inode.fd()).is_some_and(|known| {
+            known.generation != inode.meta().generation.get() || edition_of(node) < known.first
+        })
     }
 
     /// Whether what the kernel knows under the number `node` is how the file is.

@@ -8,7 +8,7 @@ use vmfs_core::format::FdAddr;
 use vmfs_core::fs::{Allocate, Changes, FsError};
 
 use super::files::Files;
-use super::opens::DIRECT;
+use super::opens::{DIRECT, SHARED};
 use super::{Changing, Mounted};
 
 /// What one request copies at most, so that it ends in reasonable time; the caller goes on.
@@ -38,7 +38,7 @@ impl Mounted {
     ) -> Result<u32, Errno> {
         let changing = self.changing.as_ref().ok_or(Errno::EROFS)?;
         let fd = Files::fd(node)?;
-        if write.handle == DIRECT && request.uid() != 0 {
+        if (write.handle == DIRECT || write.handle == SHARED) && request.uid() != 0 {
             self.drop_privileges(fd)?;
         }
         let (fs, from_cache) = (&self.files.fs, WriteFlags::FUSE_WRITE_CACHE);

@@ -97,6 +97,8 @@ pub(crate) struct Options {
     pub(crate) threads: Option<usize>,
     /// How far the kernel reads ahead, in KiB.
     pub(crate) readahead: Option<u32>,
+    /// Files that programs on several hosts may write to at a time, by their paths in the volume.
+    pub(crate) multi_writer: Vec<String>,
     /// Further devices of the volume.
     pub(crate) extents: Vec<PathBuf>,
 }
@@ -186,6 +188,7 @@ impl Options {
             "entry_timeout" => self.entry_timeout = Some(seconds(name, required()?)?),
             "threads" => self.threads = Some(threads(name, required()?)?),
             "readahead" => self.readahead = Some(number(name, required()?, "a number of KiB")?),
+            "multi_writer" => self.multi_writer.push(required()?.to_owned()),
             "extent" => self.extents.push(required()?.into()),
             "host" => self.host.name = Some(host_name(name, required()?)?),
             "heartbeat" => self.host.heartbeat = Some(interval(name, required()?)?),
