@@ -210,6 +210,8 @@ impl World {
                 Event::Fault(fault) => super::faults::strike(self, fault),
                 Event::Lands(id) => self.lands(id),
                 Event::NexusLoss(mount) => {
+                    // With it go its commands: one that landed later could reserve the LUN for nobody.
+                    self.abort(|of, _| of == mount);
                     let nexus = self.mounts[mount].nexus.clone();
                     self.array.disconnect(&nexus);
                 }
