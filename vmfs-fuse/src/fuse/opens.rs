@@ -1,5 +1,7 @@
 //! Opening and closing files.
 
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+
 use dashmap::{DashMap, DashSet};
 use fuser::{Errno, FileHandle, FopenFlags, INodeNo, OpenAccMode, OpenFlags};
 use rustix::fs::OFlags;
@@ -15,6 +17,9 @@ pub(super) const DIRECT: FileHandle = FileHandle(1);
 pub(super) const SHARED: FileHandle = FileHandle(2);
 /// The handle of any other file.
 const CACHED: FileHandle = FileHandle(0);
+/// Added to the number of an open that passed the kernel's cache by: the handle of who has the cache dropped after
+/// that.
+const DROPS: u64 = 1 << 32;
 
 /// Files that are open.
 #[derive(Debug, Default)]
@@ -27,9 +32,20 @@ pub(super) struct Opens {
     ///
     /// A read through the cache while such a write is on the way may bring the old bytes there,
     /// and the kernel doesn't look for them when an asynchronous write has ended.
-    passed_by: DashMap<FdAddr, u64>,
+    passed_by: DashMap<FdAddr, PassedBy>,
+    /// Numbers them, of all files.
+    passes: AtomicU32,
     /// Files that were made and not written to yet.
     new: DashSet<FdAddr>,
+}
+
+/// Opens of a file that write past the kernel's cache.
+#[derive(Debug, Default)]
+struct PassedBy {
+    /// Those there are.
+    now: u64,
+    /// The number of the last.
+    last: u32,
 }
 
 impl Opens {
@@ -68,20 +84,33 @@ impl Opens {
 
     /// Notes one more, or one less, who writes past the kernel's cache.
     fn pass_by(&self, fd: FdAddr, opened: bool) {
-        let mut count = self.passed_by.entry(fd).or_default();
-        *count = if opened {
-            *count + 1
+        let mut passed_by = self.passed_by.entry(fd).or_default();
+        if opened {
+            passed_by.now += 1;
+            passed_by.last = self.passes.fetch_add(1, Relaxed);
         } else {
-            count.saturating_sub(1)
-        };
+            passed_by.now = passed_by.now.saturating_sub(1);
+        }
     }
 
-    /// Whether what the kernel has of a file is good for another who opens it; if not, the kernel
-    /// drops it, so that it is good for the next if nobody writes past it then.
-    fn keeps_cache(&self, fd: FdAddr) -> bool {
-        let known = self.passed_by.contains_key(&fd);
-        self.passed_by.remove_if(&fd, |_, count| *count == 0);
-        !known
+    /// Whether what the kernel has of a file is good for another who opens it, and that one's handle. If it isn't
+    /// good, the kernel drops it: after the open is answered, so the next may come before that.
+    fn keeps_cache(&self, fd: FdAddr) -> (bool, FileHandle) {
+        match self.passed_by.get(&fd) {
+            None => (true, CACHED),
+            Some(passed_by) if passed_by.now > 0 => (false, CACHED),
+            Some(passed_by) => (false, FileHandle(DROPS | u64::from(passed_by.last))),
+        }
+    }
+
+    /// Notes that a handle is closed: if the kernel dropped its cache for that one, when the last write past it
+    /// had ended, what it has by now is good.
+    fn has_dropped(&self, fd: FdAddr, handle: FileHandle) {
+        if handle.0 & DROPS != 0 {
+            self.passed_by.remove_if(&fd, |_, passed_by| {
+                passed_by.now == 0 && passed_by.last == handle.0 as u32
+            });
+        }
     }
 
     /// Counts one more writer; true for the first.
@@ -209,6 +238,7 @@ impl Mounted {
             }
         }
         changing.opens.close(fd);
+        changing.opens.has_dropped(fd, handle);
         self.files.fs.close_file(fd, mode(flags, is_shared));
         self.files.fs.release(fd, 1);
     }
@@ -247,8 +277,10 @@ impl Mounted {
                 let direct = FopenFlags::FOPEN_DIRECT_IO | FopenFlags::FOPEN_PARALLEL_DIRECT_WRITES;
                 return (DIRECT, keep | direct);
             }
-        } else if opens.is_some_and(|opens| !opens.keeps_cache(fd)) {
-            return (CACHED, FopenFlags::empty());
+        } else if let Some(opens) = opens
+            && let (false, handle) = opens.keeps_cache(fd)
+        {
+            return (handle, FopenFlags::empty());
         }
         (CACHED, keep)
     }
@@ -259,14 +291,25 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_cache_is_dropped_once_after_the_last_who_passed_it_by() {
+    fn the_cache_is_dropped_until_one_has_who_came_after_the_last_write_past_it() {
         let opens = Opens::default();
         let fd = FdAddr::from_raw(0x0040_0004).expect("an address");
-        assert!(opens.keeps_cache(fd));
+        let keeps = || opens.keeps_cache(fd).0;
+        assert!(keeps());
         opens.pass_by(fd, true);
-        assert!(!opens.keeps_cache(fd) && !opens.keeps_cache(fd));
+        let (kept, early) = opens.keeps_cache(fd);
+        assert!(!kept);
         opens.pass_by(fd, false);
-        assert!(!opens.keeps_cache(fd));
-        assert!(opens.keeps_cache(fd));
+        opens.has_dropped(fd, early);
+        assert!(!keeps(), "the early one may have read old bytes");
+        let (kept, late) = opens.keeps_cache(fd);
+        assert!(!kept && !keeps(), "the kernel may not have dropped it yet");
+        opens.pass_by(fd, true);
+        opens.pass_by(fd, false);
+        opens.has_dropped(fd, late);
+        assert!(!keeps(), "there was another write");
+        let (_, last) = opens.keeps_cache(fd);
+        opens.has_dropped(fd, last);
+        assert!(keeps());
     }
 }
