@@ -93,9 +93,7 @@ pub fn fsck(lun: &Arc<dyn Lun>) -> Result<(), String> {
         return Ok(());
     }
     let findings = report.findings.iter().take(20);
-    let findings: Vec<_> = findings
-        .map(|finding| format!("  {}: {}", finding.code, finding.detail))
-        .collect();
+    let findings: Vec<_> = findings.map(|finding| format!("  {finding}")).collect();
     Err(format!("fsck finds:\n{}", findings.join("\n")))
 }
 
