@@ -76,8 +76,8 @@ Exit status, as mount(8) wants: 0 the mount is up, 1 wrong usage, 32 it failed.
 
 /// Mounts a VMFS volume.
 ///
-/// The program goes into the background once the mount is up; SIGTERM unmounts. One host can mount
-/// a volume read-write, and no other one meanwhile.
+/// The program goes into the background once the mount is up; SIGTERM unmounts. Several hosts can
+/// mount a volume read-write at a time if it lies on an image file or an iSCSI LUN.
 #[derive(Debug, Parser)]
 #[command(name = "vmfs-fuse", version, override_usage = "vmfs-fuse [OPTIONS] DEVICE [DEVICE…] MOUNTPOINT", after_help = format!("{VMFS_FUSE_EXAMPLES}{OPTIONS_HELP}"))]
 struct VmfsFuse {
@@ -90,7 +90,7 @@ struct VmfsFuse {
     /// Read-only, even if a host died and left a journal to replay; as -o force_ro.
     #[arg(long)]
     force_ro: bool,
-    /// How hosts lock each other out: auto, for now; as -o lock=.
+    /// How hosts lock each other out: auto, ats or scsi2; as -o lock=.
     #[arg(long, value_name = "MODE")]
     lock: Option<String>,
     /// What other hosts see as this one's name; as -o host=.
