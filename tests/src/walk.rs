@@ -4,9 +4,10 @@ use std::collections::{BTreeMap, HashSet};
 use std::path::Path;
 use std::sync::Arc;
 
-use vmfs_core::format::FileKind;
+use vmfs_core::format::{BlockAddr, FileKind};
 use vmfs_core::fs::{FileSystem, FsError, Inode};
-use vmfs_core::lvm::open_paths;
+use vmfs_core::lvm::{VolumeOffset, open_paths};
+use vmfs_core::resource::MetaError;
 use vmfs_core::scsi::Access;
 
 /// The file system on `devices`, opened to be read.
@@ -29,6 +30,39 @@ pub fn all_files(fs: &FileSystem) -> BTreeMap<String, Arc<Inode>> {
     });
     assert!(errors.is_empty(), "{errors:?}");
     files
+}
+
+/// Where the pointer blocks of a file lie, in the order of its map.
+///
+/// # Errors
+/// When the map can't be read.
+///
+/// # Panics
+/// When the volume has no resource file for them.
+pub fn pointer_blocks(fs: &FileSystem, inode: &Inode) -> Result<Vec<VolumeOffset>, MetaError> {
+    let store = fs.store();
+    let mut places = Vec::new();
+    inode.map().for_each_address::<MetaError>(
+        store.reader(),
+        &store.resources().sources,
+        &mut |addr, depth| {
+            let BlockAddr::Resource {
+                kind,
+                cluster,
+                resource,
+                ..
+            } = addr
+            else {
+                return Ok(());
+            };
+            if depth > 0 {
+                let file = store.resources().file(kind).expect("a resource file");
+                places.push(file.locate(store.reader(), cluster, resource)?);
+            }
+            Ok(())
+        },
+    )?;
+    Ok(places)
 }
 
 /// A number for everything that a file system holds: metadata, and contents at both ends.

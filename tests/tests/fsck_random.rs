@@ -13,14 +13,15 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use std::time::{Duration, Instant};
 
-use vmfs_core::format::{BlockAddr, FdAddr};
-use vmfs_core::fs::{FileSystem, Inode, Place};
+use vmfs_core::format::FdAddr;
+use vmfs_core::fs::{FileSystem, Place};
 use vmfs_core::lvm::{VolumeOffset, open_paths};
 use vmfs_core::scsi::Access;
 use vmfs_fixtures::What;
 use vmfs_tests::corpus::base::{self, Base};
 use vmfs_tests::corpus::trial::{Programs, copy_sparse, same};
 use vmfs_tests::random::{Random, setting};
+use vmfs_tests::walk::pointer_blocks;
 
 /// A run that takes longer than this hangs.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -62,9 +63,10 @@ impl Victim {
             regions.push(own);
             let mut parts = vec![own];
             parts.extend(
-                pointers(&fs, &inode)
+                pointer_blocks(&fs, &inode)
+                    .expect("map")
                     .iter()
-                    .map(|&(from, length)| (at(from), length)),
+                    .map(|place| (at(place.0), fs.layout().pointer_block_size())),
             );
             let mut offset = 0;
             while !matches!(known.what, What::Rdm(_)) && offset < inode.length() {
@@ -131,36 +133,6 @@ impl Victim {
         }
         patches
     }
-}
-
-/// Places of the pointer blocks of a file.
-fn pointers(fs: &FileSystem, inode: &Inode) -> Vec<(u64, u64)> {
-    let store = fs.store();
-    let mut places = Vec::new();
-    inode
-        .map()
-        .for_each_address::<vmfs_core::resource::MetaError>(
-            store.reader(),
-            &store.resources().sources,
-            &mut |addr, depth| {
-                if let BlockAddr::Resource {
-                    kind,
-                    cluster,
-                    resource,
-                    ..
-                } = addr
-                    && depth > 0
-                {
-                    let file = store.resources().iter().find(|file| file.kind() == kind);
-                    let file = file.expect("a resource file");
-                    let place = file.locate(store.reader(), cluster, resource)?;
-                    places.push((place.0, fs.layout().pointer_block_size()));
-                }
-                Ok(())
-            },
-        )
-        .expect("map");
-    places
 }
 
 /// Runs fsck.vmfs within its limits; the exit code.

@@ -6,16 +6,17 @@ use std::sync::Arc;
 use anyhow::{Context, Result, bail, ensure};
 use vmfs_core::cluster::{self, Host};
 use vmfs_core::format::{
-    BlockAddr, ClusterMeta5, ClusterMeta6, DIR_BLOCKS_START, DevMetadata, DirBlockHeader,
-    DirEntry5, DirEntry6, DirHeader, DirLinkGroup, DiskLock, FS_DESCRIPTOR_OFFSET, Family,
-    FileMetadata, FsDescriptor, HEARTBEAT_OFFSET, Heartbeat, PeTableEntry, ResourceHeader,
-    ResourceKind, VolTableEntry,
+    ClusterMeta5, ClusterMeta6, DIR_BLOCKS_START, DevMetadata, DirBlockHeader, DirEntry5,
+    DirEntry6, DirHeader, DirLinkGroup, DiskLock, FS_DESCRIPTOR_OFFSET, Family, FileMetadata,
+    FsDescriptor, HEARTBEAT_OFFSET, Heartbeat, PeTableEntry, ResourceHeader, ResourceKind,
+    VolTableEntry,
 };
 use vmfs_core::fs::{Inode, Place};
 use vmfs_core::lvm::VolumeOffset;
 use vmfs_core::resource::ResourceFile;
 
 use super::{Found, Places};
+use crate::walk::pointer_blocks;
 
 macro_rules! fields {
     ($structure:ty: $($name:ident),+ $(,)?) => {
@@ -265,31 +266,9 @@ impl Places<'_> {
     }
 
     fn first_pointer_block(&self, inode: &Inode) -> Result<u64> {
-        let store = self.fs.store();
-        let mut place = None;
-        inode
-            .map()
-            .for_each_address::<vmfs_core::resource::MetaError>(
-                store.reader(),
-                &store.resources().sources,
-                &mut |addr, depth| {
-                    if let BlockAddr::Resource {
-                        kind,
-                        cluster,
-                        resource,
-                        ..
-                    } = addr
-                        && depth > 0
-                        && place.is_none()
-                    {
-                        let file = store.resources().iter().find(|file| file.kind() == kind);
-                        let at = file.map(|file| file.locate(store.reader(), cluster, resource));
-                        place = at.transpose()?;
-                    }
-                    Ok(())
-                },
-            )?;
-        Ok(place.context("the file has no pointer block")?.0)
+        let places = pointer_blocks(&self.fs, inode)?;
+        let first = places.first().context("the file has no pointer block")?;
+        Ok(first.0)
     }
 
     fn in_file(
