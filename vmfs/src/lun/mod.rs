@@ -137,13 +137,21 @@ fn clear_registrations(lun: &dyn Lun, known: &[Registration]) -> Result<(), Erro
     Ok(())
 }
 
-fn print(out: &mut dyn Write, info: &LunInfo) -> Result<(), Error> {
-    writeln!(out, "device         {}", info.device)?;
-    let identity = info.identity.as_deref().unwrap_or("unknown");
-    writeln!(out, "  identity     {identity}")?;
-    let (size, block) = (info.size, info.block_size);
+/// Identity, bytes, and bytes of a block.
+fn print_shape(
+    out: &mut dyn Write,
+    identity: Option<&str>,
+    (size, block): (u64, u32),
+) -> Result<(), Error> {
+    writeln!(out, "  identity     {}", identity.unwrap_or("unknown"))?;
     writeln!(out, "  size         {} ({size} bytes)", human(size))?;
     writeln!(out, "  block        {block} bytes")?;
+    Ok(())
+}
+
+fn print(out: &mut dyn Write, info: &LunInfo) -> Result<(), Error> {
+    writeln!(out, "device         {}", info.device)?;
+    print_shape(out, info.identity.as_deref(), (info.size, info.block_size))?;
     if info.personality.is_none() {
         writeln!(
             out,

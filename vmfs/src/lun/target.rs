@@ -8,10 +8,10 @@ use vmfs_core::scsi::{
     self, Access, Capabilities, DeviceOffset, Lun, LunError, Registration, Reservations,
 };
 
-use super::{Args, clear_registrations, name, offered, print_registrations};
+use super::{Args, clear_registrations, name, offered, print_registrations, print_shape};
 use crate::Common;
 use crate::error::Error;
-use crate::output::{human, json};
+use crate::output::json;
 
 /// Everything that `lun` tells of a target's LUN.
 #[derive(Debug, Serialize)]
@@ -85,11 +85,7 @@ fn act(args: &Args, lun: &Arc<dyn Lun>) -> Result<(), Error> {
 
 fn print(out: &mut dyn Write, info: &LunInfo) -> Result<(), Error> {
     writeln!(out, "LUN            {}", info.device)?;
-    let identity = info.identity.as_deref().unwrap_or("unknown");
-    writeln!(out, "  identity     {identity}")?;
-    let (size, block) = (info.size, info.block_size);
-    writeln!(out, "  size         {} ({size} bytes)", human(size))?;
-    writeln!(out, "  block        {block} bytes")?;
+    print_shape(out, info.identity.as_deref(), (info.size, info.block_size))?;
     writeln!(out, "  array        {}", offered(info.capabilities))?;
     let holder = if info.reserved_by_other {
         "another host; the target doesn't say which"
