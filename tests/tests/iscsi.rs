@@ -484,6 +484,46 @@ fn completes_although_connections_are_cut(target: &Target) {
     });
 }
 
+/// Each of them ends what its last session had under way, by a reset that all others hear of, in the middle of doing the
+/// same.
+#[test]
+fn many_hosts_may_be_cut_off_at_once() {
+    const HOSTS: u64 = 40;
+    const CUTS: u64 = 6;
+    let target = Target::start(SIZE);
+    let target = &target;
+    let over = &AtomicBool::new(false);
+    thread::scope(|scope| {
+        let work = |host: u64| {
+            let lun = open(target, &format!("host{host}"));
+            for round in (1..=u8::MAX).cycle() {
+                if over.load(SeqCst) {
+                    return;
+                }
+                let data = [round; 4096];
+                let mut written = lun.write(at(host * 4096), &data);
+                while is_conflict(&written) {
+                    thread::sleep(Duration::from_millis(1));
+                    written = lun.write(at(host * 4096), &data);
+                }
+                written.unwrap_or_else(|error| panic!("host {host}: {error}"));
+            }
+        };
+        let workers: Vec<_> = (0..HOSTS)
+            .map(|host| scope.spawn(move || work(host)))
+            .collect();
+        for cut in 1..=CUTS {
+            within(Duration::from_secs(60), "all log in", || {
+                target.proxy().accepted() >= HOSTS * cut
+                    || workers.iter().any(thread::ScopedJoinHandle::is_finished)
+            });
+            thread::sleep(Duration::from_millis(300));
+            target.cut();
+        }
+        over.store(true, SeqCst);
+    });
+}
+
 #[test]
 fn a_target_may_be_started_anew() {
     let mut target = Target::start(SIZE);

@@ -58,7 +58,7 @@ impl Default for IscsiTimeouts {
 
 /// How much longer slow commands may take.
 const SLOW: u32 = 10;
-/// Unit attentions in a row that are normal.
+/// Unit attentions in a row that are normal: many hosts that were cut off at once reset the LUN one after the other.
 const MANY: u32 = 32;
 /// Pauses between attempts.
 const SHORT_PAUSE: Duration = Duration::from_millis(5);
@@ -259,7 +259,9 @@ impl Nexus {
                     Verdict::Unsure if command.repeat == Repeat::Never => {
                         return Err(Failure::Unclear);
                     }
-                    Verdict::Again | Verdict::Unsure => patience.again(&answer)?,
+                    Verdict::Again | Verdict::Unsure => {
+                        patience.again(&answer, self.until(ticket, command))?;
+                    }
                     Verdict::Later => patience.pause(),
                 },
                 Err(Unanswered::NotSent) => {}
@@ -447,11 +449,11 @@ impl Nexus {
         self.wait_until_ready(epoch, until)?;
         if had_reserved {
             // To the target this may be the nexus that the reservation belongs to.
-            self.ask(epoch, &Command::release(), Data::None)?;
+            self.ask(epoch, &Command::release(), Data::None, until)?;
         }
         let key = self.held.lock().key;
         match key {
-            Some(key) if !self.restore(epoch, key)? => {
+            Some(key) if !self.restore(epoch, key, until)? => {
                 tracing::warn!(%key, "this host's registration is gone: it was fenced off");
                 let mut held = self.held.lock();
                 held.key = None;
@@ -471,7 +473,7 @@ impl Nexus {
         let mut patience = Patience::default();
         loop {
             self.wait_until_ready(epoch, until)?;
-            let answer = self.ask(epoch, &Command::reserve(), Data::None)?;
+            let answer = self.ask(epoch, &Command::reserve(), Data::None, until)?;
             match answer.status {
                 Status::Good => break,
                 Status::ReservationConflict if Moment::now() < until => patience.pause(),
@@ -491,16 +493,8 @@ impl Nexus {
     fn wait_until_ready(&self, epoch: Epoch, until: Moment) -> Result<(), Stopped> {
         let mut patience = Patience::default();
         loop {
-            let answer = self.ask(epoch, &Command::test_unit_ready(), Data::None)?;
+            let answer = self.ask(epoch, &Command::test_unit_ready(), Data::None, until)?;
             match answer.status {
-                Status::CheckCondition(sense) if sense.key == UNIT_ATTENTION => {
-                    if let Some(attention) = attention(sense.code)
-                        && attention != Attention::Reset
-                    {
-                        self.held.lock().hear(attention);
-                    }
-                    patience.again(&answer).map_err(Stopped::Failed)?;
-                }
                 Status::CheckCondition(sense) if sense.key == NOT_READY => {
                     if Moment::now() >= until {
                         return Err(Stopped::Failed(unexpected(answer.status)));
@@ -515,38 +509,38 @@ impl Nexus {
     }
 
     /// Whether this host is registered with `key` still, or again.
-    fn restore(&self, epoch: Epoch, key: Key) -> Result<bool, Stopped> {
+    fn restore(&self, epoch: Epoch, key: Key, until: Moment) -> Result<bool, Stopped> {
         // Known by its name and the session's number: nothing to do.
         let (confirm, list) = persistent::confirm(key);
-        if self.ask(epoch, &confirm, Data::Out(&list))?.status == Status::Good {
+        if self.ask(epoch, &confirm, Data::Out(&list), until)?.status == Status::Good {
             return Ok(true);
         }
         // To this target a login is a stranger, who may register if the key wasn't taken away.
         // Whether that happened before is seen by the registration of the login before, which
         // would have gone with it.
-        let before = self.count_keys(epoch, key)?;
+        let before = self.count_keys(epoch, key, until)?;
         if before == 0 {
             return Ok(false);
         }
         let register = crate::scsi::PersistentReserve::Register { key: Some(key) };
         let (register, list) = persistent::out(register);
-        let answer = self.ask(epoch, &register, Data::Out(&list))?;
+        let answer = self.ask(epoch, &register, Data::Out(&list), until)?;
         if answer.status != Status::Good {
             return Err(Stopped::Failed(unexpected(answer.status)));
         }
-        if self.count_keys(epoch, key)? > before {
+        if self.count_keys(epoch, key, until)? > before {
             return Ok(true);
         }
         let forget = crate::scsi::PersistentReserve::Register { key: None };
         let (forget, list) = persistent::out(forget);
-        self.ask(epoch, &forget, Data::Out(&list))?;
+        self.ask(epoch, &forget, Data::Out(&list), until)?;
         Ok(false)
     }
 
-    fn count_keys(&self, epoch: Epoch, key: Key) -> Result<usize, Stopped> {
+    fn count_keys(&self, epoch: Epoch, key: Key, until: Moment) -> Result<usize, Stopped> {
         let mut room = vec![0; persistent::ROOM.into()];
         let command = Command::persistent_in(command::READ_KEYS, persistent::ROOM);
-        let answer = self.ask(epoch, &command, Data::In(&mut room))?;
+        let answer = self.ask(epoch, &command, Data::In(&mut room), until)?;
         let keys = match answer.status {
             Status::Good => persistent::keys(filled(&room, &answer)),
             _ => None,
@@ -555,11 +549,34 @@ impl Nexus {
         Ok(keys.into_iter().filter(|other| *other == key).count())
     }
 
-    /// A command of [`Nexus::prepare`].
-    fn ask(&self, epoch: Epoch, command: &Command, data: Data<'_>) -> Result<Answer, Stopped> {
+    /// A command of [`Nexus::prepare`]. Hears the unit attentions that come instead of its answer: other hosts may
+    /// have reset the LUN in this moment.
+    fn ask(
+        &self,
+        epoch: Epoch,
+        command: &Command,
+        mut data: Data<'_>,
+        until: Moment,
+    ) -> Result<Answer, Stopped> {
+        let mut patience = Patience::default();
         let time = self.timeouts.command;
-        let answer = self.connection.execute(epoch, command.bytes(), data, time);
-        answer.map_err(|_| Stopped::Cut)
+        loop {
+            let bytes = command.bytes();
+            let answer = self.connection.execute(epoch, bytes, data.again(), time);
+            let answer = answer.map_err(|_| Stopped::Cut)?;
+            let Status::CheckCondition(sense) = answer.status else {
+                return Ok(answer);
+            };
+            if sense.key != UNIT_ATTENTION {
+                return Ok(answer);
+            }
+            if let Some(attention) = attention(sense.code)
+                && attention != Attention::Reset
+            {
+                self.held.lock().hear(attention);
+            }
+            patience.again(&answer, until).map_err(Stopped::Failed)?;
+        }
     }
 
     /// What an answer means for its command.
@@ -683,14 +700,17 @@ struct Patience {
 }
 
 impl Patience {
-    /// Another attempt at once, unless there were many already.
-    fn again(&mut self, answer: &Answer) -> Result<(), Failure> {
+    /// Another attempt at once, if there weren't many already: then in a while, as long as there is time.
+    fn again(&mut self, answer: &Answer, until: Moment) -> Result<(), Failure> {
         self.again += 1;
         if self.again < MANY {
-            Ok(())
-        } else {
-            Err(unexpected(answer.status))
+            return Ok(());
         }
+        if Moment::now() >= until {
+            return Err(unexpected(answer.status));
+        }
+        self.pause();
+        Ok(())
     }
 
     /// Waits before another attempt, longer every time.
