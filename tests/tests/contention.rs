@@ -1,11 +1,13 @@
-//! Hosts as real processes on one image, for some seconds; `contention` does it for longer.
+//! Hosts as real processes on one image, or one LUN of an iSCSI target, for some seconds; `contention` does it for longer.
 
 use std::path::Path;
 use std::time::Duration;
 
+use tempfile::TempDir;
 use vmfs_core::cluster::LockMethod;
 use vmfs_core::format::Family;
-use vmfs_tests::contention::run::{Ground, Plan, run};
+use vmfs_tests::contention::ground::Ground;
+use vmfs_tests::contention::run::{Plan, run};
 use vmfs_tests::contention::{fence, verdict};
 use vmfs_tests::random::setting;
 
@@ -33,8 +35,12 @@ fn contend(hosts: usize, family: Family, lock: LockMethod) {
     let plan = plan(hosts, family, lock);
     let folder = tempfile::tempdir().expect("a folder");
     let ground = Ground::make(folder.path(), &plan);
-    let judged = run(Path::new(PROGRAM), &ground, &plan)
-        .and_then(|done| verdict::judge(&ground, &plan, done));
+    judge(folder, &ground, &plan);
+}
+
+fn judge(folder: TempDir, ground: &Ground, plan: &Plan) {
+    let judged =
+        run(Path::new(PROGRAM), ground, plan).and_then(|done| verdict::judge(ground, plan, done));
     match judged {
         Ok(report) => println!("{report}"),
         Err(error) => {
@@ -62,6 +68,17 @@ fn eight_hosts_that_lock_by_ats() {
 #[test]
 fn eight_hosts_that_lock_by_reservations() {
     contend(8, Family::Vmfs6, LockMethod::Scsi2);
+}
+
+/// The same with links that are cut and a target that is killed and started anew.
+#[test]
+fn four_hosts_on_an_iscsi_target() {
+    let mut plan = plan(4, Family::Vmfs6, LockMethod::Scsi2);
+    (plan.heartbeat, plan.lease) = (500, 10_000);
+    let folder = tempfile::tempdir().expect("a folder");
+    if let Some(ground) = Ground::over_iscsi(folder.path(), &plan) {
+        judge(folder, &ground, &plan);
+    }
 }
 
 /// Nothing that a host writes lands after another one has taken over from it, wherever it was stopped.

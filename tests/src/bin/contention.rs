@@ -1,6 +1,6 @@
 //! Hosts as real processes on one image, for as long as one likes.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -10,7 +10,8 @@ use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::time::FormatTime;
 use vmfs_core::cluster::LockMethod;
 use vmfs_core::format::Family;
-use vmfs_tests::contention::run::{Ground, Plan, run};
+use vmfs_tests::contention::ground::Ground;
+use vmfs_tests::contention::run::{Plan, run};
 use vmfs_tests::contention::{fence, history, host, verdict};
 
 /// Log lines have the times that histories have.
@@ -28,6 +29,7 @@ impl FormatTime for Uptime {
 Examples:
   contention run                                   2, 8, 32 and 64 hosts, both lock methods, both formats
   contention run --hosts 32 --lock scsi2 --seconds 120 --seed 7
+  contention run --iscsi                           the same on a LUN of Debian's tgtd (as root)
   contention fence --trials 1000                   hosts that are stopped inside a write, by both lock methods
 
 Exit status: 0 all is as it must be, 1 it isn't; what remains is kept then, and named.")]
@@ -91,12 +93,16 @@ struct RunOptions {
     /// Runs of each kind
     #[arg(long, default_value_t = 1)]
     rounds: u64,
-    /// Milliseconds between heartbeats
-    #[arg(long, default_value_t = 400)]
-    heartbeat: u64,
-    /// Milliseconds of a lease
-    #[arg(long, default_value_t = 4000)]
-    lease: u64,
+    /// Milliseconds between heartbeats [default: 400, with --iscsi 500]
+    #[arg(long)]
+    heartbeat: Option<u64>,
+    /// Milliseconds of a lease [default: 4000, with --iscsi 10000: longer than a link is cut]
+    #[arg(long)]
+    lease: Option<u64>,
+    /// Hosts are network namespaces that share a LUN of Debian's tgtd, by reservations: links and connections are cut,
+    /// and the target is killed and started anew
+    #[arg(long)]
+    iscsi: bool,
     /// Leave hosts alone: neither killed nor stopped
     #[arg(long)]
     undisturbed: bool,
@@ -164,9 +170,18 @@ fn contend(options: &RunOptions) -> bool {
     let program = std::env::current_exe().expect("this program");
     let mut seed = options.common.seed;
     let mut good = true;
+    let (heartbeat, lease) = if options.iscsi {
+        (500, 10_000)
+    } else {
+        (400, 4000)
+    };
     for _ in 0..options.rounds {
         for &hosts in &options.hosts {
             for (lock, family) in kinds(&options.common) {
+                if options.iscsi && lock != LockMethod::Scsi2 {
+                    // tgt hasn't what the other way needs.
+                    continue;
+                }
                 let plan = Plan {
                     hosts,
                     family,
@@ -175,13 +190,15 @@ fn contend(options: &RunOptions) -> bool {
                     kills: !options.undisturbed,
                     stops: !options.undisturbed,
                     seed,
-                    heartbeat: options.heartbeat,
-                    lease: options.lease,
+                    heartbeat: options.heartbeat.unwrap_or(heartbeat),
+                    lease: options.lease.unwrap_or(lease),
                     pause: options.pause,
                 };
                 seed += 1;
                 let folder = tempfile::tempdir_in(&options.common.folder).expect("a folder");
-                let ground = Ground::make(folder.path(), &plan);
+                let Some(ground) = ground(options, folder.path(), &plan) else {
+                    return false;
+                };
                 let judged = run(&program, &ground, &plan)
                     .and_then(|done| verdict::judge(&ground, &plan, done));
                 match judged {
@@ -196,6 +213,15 @@ fn contend(options: &RunOptions) -> bool {
         }
     }
     good
+}
+
+/// The ground that was asked for; `None` if there is none.
+fn ground(options: &RunOptions, folder: &Path, plan: &Plan) -> Option<Ground> {
+    if options.iscsi {
+        Ground::over_iscsi(folder, plan)
+    } else {
+        Some(Ground::make(folder, plan))
+    }
 }
 
 fn fence_trials(options: &FenceOptions) -> bool {

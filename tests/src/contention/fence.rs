@@ -11,8 +11,9 @@ use rustix::process::{Pid, Signal, kill_process};
 use vmfs_core::format::FdAddr;
 use vmfs_core::fs::{Allocate, DirEntry, FileSystem, FsError, OpenMode};
 
+use super::ground::Ground;
 use super::host::{CREATOR, Mounted, config};
-use super::run::{Ground, Plan};
+use super::run::Plan;
 use crate::random::Random;
 
 /// Bytes of the file that hosts write to.
@@ -115,7 +116,7 @@ impl Process {
         let child = Command::new(program)
             .arg("victim")
             .arg("--image")
-            .arg(&ground.image)
+            .arg(ground.lun())
             .args(["--seed", &seed.to_string()])
             .args(["--heartbeat", &plan.heartbeat.to_string()])
             .args(["--lease", &plan.lease.to_string()])

@@ -11,7 +11,7 @@ use clap::Args;
 use vmfs_core::cluster::{HostConfig, LockMethod};
 use vmfs_core::format::{FdAddr, Uuid};
 use vmfs_core::fs::{Creator, FileSystem, FsError, Inode, OpenMode, Rename};
-use vmfs_core::lvm::open_paths;
+use vmfs_core::lvm::open_paths_as;
 use vmfs_core::scsi::Access;
 
 use super::history::{Call, Note, Outcome, Writer, now};
@@ -37,7 +37,7 @@ pub const LARGEST: u64 = 24 << 20;
 /// Who a host is, and where it works.
 #[derive(Debug, Clone, Args)]
 pub struct Settings {
-    /// The volume's image.
+    /// The volume's image, or the URL of its LUN.
     #[arg(long)]
     pub image: PathBuf,
     /// The host's number.
@@ -71,10 +71,10 @@ pub struct Mounted {
 }
 
 impl Mounted {
-    /// Mounts the volume on `image` for writing.
-    pub fn open(image: &Path, config: HostConfig) -> Result<Self, FsError> {
+    /// Mounts the volume on `lun`, an image or the URL of a LUN, for writing.
+    pub fn open(lun: &Path, config: HostConfig) -> Result<Self, FsError> {
         let heartbeat = config.heartbeat;
-        let volume = open_paths(&[image], Access::ReadWrite)?;
+        let volume = open_paths_as(&[lun], Access::ReadWrite, Some(&config.name))?;
         let fs = Arc::new(FileSystem::open_for_writing(volume, config)?);
         let stop = Arc::new(AtomicBool::new(false));
         let (its, stopped) = (Arc::clone(&fs), Arc::clone(&stop));
@@ -192,6 +192,8 @@ impl Worker {
                     if failed > 5 {
                         return self.surprise(&format!("mount: {error}"));
                     }
+                    // A target may be away for a moment.
+                    thread::sleep(Duration::from_millis(self.settings.lease) / 16);
                     continue;
                 }
             };

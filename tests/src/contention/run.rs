@@ -1,20 +1,17 @@
 //! A run: a volume, hosts on it, and what is done to them.
 
 use std::fs::{self, File};
-use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdin, Command, Stdio};
+use std::path::Path;
+use std::process::{Child, ChildStdin, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use mkfs_vmfs::Options;
 use rustix::process::{Pid, Signal, kill_process};
 use vmfs_core::cluster::LockMethod;
-use vmfs_core::format::{Family, FdAddr};
-use vmfs_core::fs::FileSystem;
-use vmfs_core::scsi::{ArrayState, LunIdentity, Personality};
-use vmfs_fixtures::FixtureBuilder;
+use vmfs_core::format::Family;
 
-use super::host::{COMMON, COUNTER, CREATOR, GROWING, Mounted, OWN, config};
+use super::ground::{Cuts, Ground};
 use crate::random::Random;
 
 /// What a run is to be like.
@@ -39,74 +36,19 @@ pub struct Plan {
     pub pause: u64,
 }
 
+impl Plan {
+    /// How long a host may take to mount or unmount.
+    fn patience(&self) -> Duration {
+        Duration::from_millis(self.lease) * 20 + Duration::from_secs(60)
+    }
+}
+
 /// What was done to the hosts.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Done {
     pub kills: u64,
     pub stops: u64,
-}
-
-/// A volume in a folder of its own, and the hosts' histories beside it.
-#[derive(Debug)]
-pub struct Ground {
-    pub image: PathBuf,
-    folder: PathBuf,
-}
-
-impl Ground {
-    /// Makes the volume, with what hosts find on it.
-    pub fn make(folder: &Path, plan: &Plan) -> Self {
-        let image = folder.join("volume.img");
-        let mut options = Options::new(plan.family, &[16 << 30]);
-        options.time_us = 1_700_000_000_000_000;
-        let file = File::create_new(&image).expect("an image");
-        let builder = FixtureBuilder::create(options, vec![file]).expect("a builder");
-        builder.finish().expect("a volume");
-        let personality = match plan.lock {
-            LockMethod::Ats => Personality::Vaai,
-            _ => Personality::Legacy,
-        };
-        ArrayState::create(&image, LunIdentity::new("contention"), personality).expect("an array");
-        let ground = Self {
-            image,
-            folder: folder.to_owned(),
-        };
-        let mounted = ground.mount(plan, usize::from(u16::MAX));
-        furnish(&mounted.fs, plan.hosts);
-        mounted.close().expect("unmount");
-        ground
-    }
-
-    /// Mounts the volume in this process, as a host that locks in whatever way the array wants.
-    pub fn mount(&self, plan: &Plan, number: usize) -> Mounted {
-        let config = config(number, plan.heartbeat, plan.lease, None);
-        Mounted::open(&self.image, config).expect("mount")
-    }
-
-    /// The history of a host.
-    pub fn history(&self, host: usize) -> PathBuf {
-        self.folder.join(format!("host{host}.history"))
-    }
-}
-
-/// Makes the directories and files that hosts work on.
-fn furnish(fs: &FileSystem, hosts: usize) {
-    let directory = |parent, name: &str| {
-        let made = fs.make_directory(parent, name.as_bytes(), CREATOR);
-        made.expect("a directory").fd()
-    };
-    directory(FdAddr::ROOT, COMMON);
-    let own = directory(FdAddr::ROOT, OWN);
-    let growing = directory(FdAddr::ROOT, GROWING);
-    for host in 0..hosts {
-        let name = host.to_string();
-        directory(own, &name);
-        fs.create(growing, name.as_bytes(), CREATOR)
-            .expect("a file");
-    }
-    let counter = fs.create(FdAddr::ROOT, COUNTER.as_bytes(), CREATOR);
-    let counter = counter.expect("the counter").fd();
-    fs.write(counter, 0, &[0; 8]).expect("write");
+    pub cuts: Cuts,
 }
 
 /// A host's process. Dropped, it is killed.
@@ -123,12 +65,13 @@ impl Process {
         let log = File::options()
             .create(true)
             .append(true)
-            .open(ground.folder.join(format!("host{number}.log")))
+            .open(ground.log(number))
             .expect("a log");
-        let mut child = Command::new(program)
+        let mut child = ground
+            .program(number, program)
             .arg("host")
             .arg("--image")
-            .arg(&ground.image)
+            .arg(ground.lun_of(number))
             .arg("--history")
             .arg(ground.history(number))
             .args(["--number", &number.to_string()])
@@ -176,6 +119,25 @@ pub fn run(program: &Path, ground: &Ground, plan: &Plan) -> Result<Done, String>
     let mut start = |number| Process::start(program, ground, plan, number, random.bits());
     let mut hosts: Vec<Process> = (0..plan.hosts).map(&mut start).collect();
     wait_for_all(ground, plan, &mut hosts)?;
+    let over = AtomicBool::new(false);
+    let done = thread::scope(|scope| {
+        let cuts = scope.spawn(|| ground.disturb(plan.hosts, plan.seed ^ 0xc075, &over));
+        let done = disturb(program, ground, plan, &mut hosts);
+        over.store(true, SeqCst);
+        let cuts = cuts.join().expect("links and target are as they were");
+        done.map(|done| Done { cuts, ..done })
+    })?;
+    end_all(plan, &mut hosts)?;
+    Ok(done)
+}
+
+/// Kills and stops hosts for as long as the plan says; some are stopped in the end.
+fn disturb(
+    program: &Path,
+    ground: &Ground,
+    plan: &Plan,
+    hosts: &mut [Process],
+) -> Result<Done, String> {
     let mut done = Done::default();
     let end = Instant::now() + plan.time;
     let mut random = Random::new(plan.seed ^ 0x5eed);
@@ -216,11 +178,16 @@ pub fn run(program: &Path, ground: &Ground, plan: &Plan) -> Result<Done, String>
             _ => {}
         }
     }
-    for host in &mut hosts {
+    Ok(done)
+}
+
+/// Tells all hosts to end, and waits for that.
+fn end_all(plan: &Plan, hosts: &mut [Process]) -> Result<(), String> {
+    for host in hosts.iter_mut() {
         host.signal(Signal::CONT);
         host.orders = None;
     }
-    let patience = Instant::now() + lease * 20 + Duration::from_secs(60);
+    let patience = Instant::now() + plan.patience();
     for (number, host) in hosts.iter_mut().enumerate() {
         loop {
             match host.child.try_wait().expect("wait") {
@@ -233,13 +200,12 @@ pub fn run(program: &Path, ground: &Ground, plan: &Plan) -> Result<Done, String>
             }
         }
     }
-    Ok(done)
+    Ok(())
 }
 
 /// Waits until every host has the volume mounted.
 fn wait_for_all(ground: &Ground, plan: &Plan, hosts: &mut [Process]) -> Result<(), String> {
-    let patience =
-        Instant::now() + Duration::from_millis(plan.lease) * 20 + Duration::from_secs(60);
+    let patience = Instant::now() + plan.patience();
     for (number, host) in hosts.iter_mut().enumerate() {
         while fs::metadata(ground.history(number)).map_or(0, |found| found.len()) == 0 {
             if let Ok(Some(status)) = host.child.try_wait() {

@@ -4,15 +4,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::time::Duration;
 
-use vmfs_core::cluster::LockMethod;
 use vmfs_core::fs::{DirEntry, FileSystem, FsError};
 use vmfs_core::lvm::open_paths;
-use vmfs_core::scsi::{Access, FileLun, Snapshot};
+use vmfs_core::scsi::Access;
 
+use super::ground::{Counted, Ground};
 use super::history::{Call, Event, Note, Outcome, events, notes, now, span};
 use super::host::{COMMON, COUNTER, GROWING, LARGEST, OWN, identity, pattern};
 use super::register::{by_name, check};
-use super::run::{Done, Ground, Plan};
+use super::run::{Done, Plan};
 
 /// What a run was like.
 #[derive(Debug)]
@@ -30,7 +30,7 @@ pub struct Report {
     /// The longest calls of hosts that weren't disturbed, and the 99th percentile of all.
     pub longest: Duration,
     pub percentile99: Duration,
-    pub counters: Snapshot,
+    pub counters: Counted,
 }
 
 /// Finds everything that must be true of what the hosts of a run did and left; what isn't, in words.
@@ -49,7 +49,7 @@ pub fn judge(ground: &Ground, plan: &Plan, done: Done) -> Result<Report, String>
     for (host, notes) in all_notes.iter().enumerate() {
         all.extend(events(host, notes));
     }
-    let counters = array_counters(ground, plan)?;
+    let counters = ground.counted(plan)?;
     // Puts in order what killed hosts left.
     let mounted = ground.mount(plan, usize::from(u16::MAX));
     std::thread::sleep(Duration::from_millis(plan.lease * 2));
@@ -67,28 +67,6 @@ pub fn judge(ground: &Ground, plan: &Plan, done: Done) -> Result<Report, String>
         check(&steps).map_err(|error| format!("{name}: {error}"))?;
     }
     Ok(report(plan, done, &all, &all_notes, counters))
-}
-
-/// What the array counted: no command of the other way to lock.
-fn array_counters(ground: &Ground, plan: &Plan) -> Result<Snapshot, String> {
-    // The last host shows its counts when it goes.
-    let lun = FileLun::open(&ground.image, Access::ReadOnly).map_err(|e| e.to_string())?;
-    let status = lun.status().map_err(|error| error.to_string())?;
-    let counters = status.ok_or("nobody shares the image")?.counters;
-    let (used, unused) = match plan.lock {
-        LockMethod::Ats => (
-            counters.compare_and_writes.commands,
-            counters.reserves.commands + counters.releases.commands + counters.resets.commands,
-        ),
-        _ => (
-            counters.reserves.commands,
-            counters.compare_and_writes.commands + counters.persistent_outs.commands,
-        ),
-    };
-    if unused > 0 || used == 0 {
-        return Err(format!("a host didn't keep to {}: {counters:?}", plan.lock));
-    }
-    Ok(counters)
 }
 
 fn names(fs: &FileSystem, path: &str) -> Result<Vec<(String, u64)>, String> {
@@ -211,7 +189,7 @@ fn growth(fs: &FileSystem, plan: &Plan, all: &[Event]) -> Result<(), String> {
 
 /// fsck finds nothing, and no host has left anything.
 pub(super) fn clean(ground: &Ground) -> Result<(), String> {
-    let volume = open_paths(&[&ground.image], Access::ReadOnly).map_err(|e| e.to_string())?;
+    let volume = open_paths(&[ground.lun()], Access::ReadOnly).map_err(|e| e.to_string())?;
     let fs = FileSystem::open(volume).map_err(|error| error.to_string())?;
     let report = fsck_vmfs::check(&fs, &mut |_| {});
     if !report.is_clean() {
@@ -229,7 +207,7 @@ fn report(
     done: Done,
     all: &[Event],
     notes: &[Vec<Note>],
-    counters: Snapshot,
+    counters: Counted,
 ) -> Report {
     let count =
         |kind: fn(&Note) -> bool| notes.iter().flatten().filter(|note| kind(note)).count() as u64;
@@ -292,12 +270,19 @@ impl fmt::Display for Report {
         let most = self.per_host.iter().max().copied().unwrap_or(0);
         write!(
             f,
-            "    calls of a host: {least} to {most}; 99 % within {:.1} ms, all within {:.0} ms; {} reservations, {} compare and writes, {} conflicts",
+            "    calls of a host: {least} to {most}; 99 % within {:.1} ms, all within {:.0} ms; {}",
             self.percentile99.as_secs_f64() * 1e3,
             self.longest.as_secs_f64() * 1e3,
-            self.counters.reserves.commands,
-            self.counters.compare_and_writes.commands,
-            self.counters.conflicts,
-        )
+            self.counters,
+        )?;
+        let cuts = self.done.cuts;
+        if cuts.links + cuts.connections + cuts.restarts > 0 {
+            write!(
+                f,
+                "\n    {} links cut, {} times all connections, {} restarts of the target",
+                cuts.links, cuts.connections, cuts.restarts
+            )?;
+        }
+        Ok(())
     }
 }
