@@ -61,6 +61,7 @@ pub(crate) fn run(check: &mut Check<'_>, volume: &Volume) {
         more_claims: 0,
         known_names: HashMap::new(),
         next_free: HashMap::new(),
+        ahead: None,
     };
     let round = &mut round;
     (round.check.progress)(Pass::Descriptors);

@@ -74,6 +74,8 @@ pub(crate) struct Claim {
     pub(crate) depth: u32,
 }
 
+/// How many file descriptors are read at once where one is asked for after the other.
+const AHEAD: usize = 16;
 /// Names of files whose entry goes, kept for /lost+found at most.
 const MAX_KNOWN_NAMES: usize = 100_000;
 
@@ -100,6 +102,8 @@ pub(crate) struct Round<'c, 'a> {
     pub(crate) known_names: HashMap<FdAddr, Vec<u8>>,
     /// Where the search for a free resource goes on, by kind.
     pub(crate) next_free: HashMap<vmfs_core::format::ResourceKind, u64>,
+    /// Descriptors that were read ahead, and where they lie.
+    pub(crate) ahead: Option<(VolumeOffset, Vec<u8>)>,
 }
 
 impl Round<'_, '_> {
@@ -116,6 +120,7 @@ impl Round<'_, '_> {
         bytes: &[u8],
     ) -> Result<(), LvmError> {
         self.check.plan.set_stage(stage);
+        self.ahead = None;
         self.volume.write(offset, bytes)?;
         self.reader
             .drop_cached(offset.0..offset.0 + bytes.len() as u64);
@@ -158,6 +163,26 @@ impl Round<'_, '_> {
         let mut bytes = vec![0; self.layout.fd_size as usize];
         self.volume.read(place, &mut bytes)?;
         Ok(bytes)
+    }
+
+    /// The bytes of a file descriptor, when those behind it are asked for next.
+    pub(crate) fn read_fd_in_turn(&mut self, place: VolumeOffset) -> Result<Vec<u8>, LvmError> {
+        let size = self.layout.fd_size as usize;
+        let known = self.ahead.as_ref().and_then(|(start, bytes)| {
+            let offset = usize::try_from(place.0.checked_sub(start.0)?).ok()?;
+            bytes.get(offset..offset.checked_add(size)?)
+        });
+        if let Some(bytes) = known {
+            return Ok(bytes.to_vec());
+        }
+        let mut bytes = vec![0; AHEAD * size];
+        if self.volume.read(place, &mut bytes).is_err() {
+            // It may be what lies behind it that can't be read, or isn't there.
+            return self.read_fd(place);
+        }
+        let found = bytes[..size].to_vec();
+        self.ahead = Some((place, bytes));
+        Ok(found)
     }
 }
 

@@ -72,7 +72,7 @@ fn descriptor(round: &mut Round<'_, '_>, fd: FdAddr, marked: bool) {
             return;
         }
     };
-    let mut bytes = match round.read_fd(place) {
+    let mut bytes = match round.read_fd_in_turn(place) {
         Ok(bytes) => bytes,
         Err(error) => {
             round.broken.insert(fd);

@@ -107,6 +107,12 @@ impl Walk {
         let span = 1_u64.checked_shl(depth * layout.pointers_per_block.trailing_zeros());
         let span = span.unwrap_or(u64::MAX);
         let block = |index: usize| first.saturating_add(span.saturating_mul(index as u64));
+        // Most files are small. Where zeros need no look the last of them get none.
+        let bytes = if self.whole == 0 {
+            without_zeros_behind(bytes, size)
+        } else {
+            bytes
+        };
         for (index, raw) in bytes.chunks_exact(size).enumerate() {
             let raw = little_endian(raw);
             let slot = start + (index * size) as u64;
@@ -392,4 +398,15 @@ pub(crate) fn shown(addr: BlockAddr) -> String {
 pub(crate) fn little_endian(bytes: &[u8]) -> u64 {
     let bytes = bytes.iter().rev();
     bytes.fold(0, |value, &byte| value << 8 | u64::from(byte))
+}
+
+/// `bytes` without those behind the last unit that isn't all zeros, and maybe some more; units have `size` bytes.
+fn without_zeros_behind(bytes: &[u8], size: usize) -> &[u8] {
+    let step = size * 32;
+    let zeros: usize = bytes
+        .rchunks(step)
+        .take_while(|chunk| chunk.iter().fold(0, |all, byte| all | byte) == 0)
+        .map(<[u8]>::len)
+        .sum();
+    &bytes[..bytes.len() - zeros]
 }
