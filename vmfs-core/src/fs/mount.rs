@@ -65,6 +65,13 @@ impl FileSystem {
         refuse_unwritable(&volume, &fsd, &layout)?;
         let others = cluster::hosts(&first, &layout)?;
         let method = agreed_method(lock_method(&volume, host.lock)?, host.lock, &others)?;
+        if method == LockMethod::Scsi2 {
+            // What waits below for who has the LUN reserved would keep this host from noticing that
+            // nobody ends that.
+            for lun in volume.luns() {
+                lun.end_patience();
+            }
+        }
         let volume = Arc::new(patient(method));
         check_others(&volume, &layout, &others)?;
         let version = (fsd.major_version.get(), fsd.minor_version);

@@ -104,6 +104,7 @@ impl FileSystem {
         }
         self.begin_sharing(engine)?;
         let mut soon = interval;
+        let mut ends = interval;
         for other in &others {
             let still = sharing.watch.look(other).still;
             let left = sharing.watch.patience().saturating_sub(still);
@@ -111,8 +112,15 @@ impl FileSystem {
                 let _call = sharing.enter();
                 self.recover_from(engine, other)?;
             } else if still >= interval {
-                soon = soon.min(left);
+                ends = ends.min(left + Duration::from_millis(1));
             }
+        }
+        if ends < interval {
+            // Not a whole interval later.
+            let looked =
+                (uptime + ends.as_millis() as u64).saturating_sub(interval.as_millis() as u64);
+            sharing.looked.store(looked, SeqCst);
+            soon = ends;
         }
         if sharing.telling_since.load(SeqCst) != 0 {
             soon = soon.min(engine.host.kept);

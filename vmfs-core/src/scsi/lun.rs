@@ -199,6 +199,10 @@ pub trait Lun: Send + Sync + fmt::Debug {
         Err(LunError::unsupported(self.name(), "LOGICAL UNIT RESET"))
     }
 
+    /// From now on whoever uses the LUN waits itself while other hosts have it reserved: what did that below ends,
+    /// so that nobody waits for somebody that waits already.
+    fn end_patience(&self) {}
+
     /// What other hosts have done to this one since the last call, as far as the LUN has told
     /// with the commands in between (SCSI unit attentions). No command fails for it.
     fn attentions(&self) -> Vec<Attention> {
@@ -299,6 +303,10 @@ impl<L: Lun + ?Sized> Lun for std::sync::Arc<L> {
 
     fn reset(&self) -> Result<(), LunError> {
         (**self).reset()
+    }
+
+    fn end_patience(&self) {
+        (**self).end_patience();
     }
 
     fn attentions(&self) -> Vec<Attention> {

@@ -149,6 +149,10 @@ impl Lun for PartitionLun {
         self.parent.reset()
     }
 
+    fn end_patience(&self) {
+        self.parent.end_patience();
+    }
+
     fn attentions(&self) -> Vec<Attention> {
         self.parent.attentions()
     }

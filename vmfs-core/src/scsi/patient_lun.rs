@@ -1,5 +1,5 @@
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use super::array::{Attention, LunIdentity};
@@ -28,6 +28,8 @@ pub struct PatientLun {
     turns: Option<Turns>,
     /// Who has had the LUN reserved for so long has stopped in the middle: a reset takes it away.
     reset_after: Option<Duration>,
+    /// Everything fails at once by now.
+    has_ended: AtomicBool,
     /// State of the generator that spreads hosts' tries.
     random: AtomicU64,
 }
@@ -42,6 +44,7 @@ impl PatientLun {
             only_reads: false,
             turns: None,
             reset_after: None,
+            has_ended: AtomicBool::new(false),
             random: AtomicU64::new(seed | 1),
         }
     }
@@ -100,12 +103,14 @@ impl PatientLun {
 
     fn retry<T>(&self, mut command: impl FnMut() -> Result<T, LunError>) -> Result<T, LunError> {
         let mut result = command();
-        if !matches!(result, Err(LunError::ReservationConflict { .. })) {
+        if !matches!(result, Err(LunError::ReservationConflict { .. }))
+            || self.has_ended.load(Relaxed)
+        {
             return result;
         }
         let start = self.clock.uptime();
-        // Not all hosts at once.
-        let patience = |after| jitter(after * 3 / 2, &self.random);
+        // Not all hosts at once: up to half as much longer.
+        let patience = |after: Duration| after * 3 / 4 + jitter(after / 2, &self.random);
         let mut reset = self.reset_after.map(patience);
         let mut wait = FIRST_WAIT;
         while matches!(result, Err(LunError::ReservationConflict { .. }))
@@ -126,6 +131,9 @@ impl PatientLun {
                 reset = Some(waited + patience(after));
             }
             result = command();
+            if self.has_ended.load(Relaxed) {
+                break;
+            }
         }
         result
     }
@@ -243,6 +251,11 @@ impl Lun for PatientLun {
 
     fn unmap(&self, offset: DeviceOffset, length: u64) -> Result<(), LunError> {
         self.change(|| self.inner.unmap(offset, length))
+    }
+
+    fn end_patience(&self) {
+        self.has_ended.store(true, Relaxed);
+        self.inner.end_patience();
     }
 
     fn attentions(&self) -> Vec<Attention> {

@@ -130,7 +130,7 @@ impl Turns {
 #[cfg(test)]
 mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
-    use std::time::Duration;
+    use std::time::{Duration, Instant};
 
     use super::*;
     use crate::scsi::{
@@ -155,6 +155,23 @@ mod tests {
         stopped.reserve().expect("reserve");
         host.write(DeviceOffset(0), &[1; 512])
             .expect("after a reset");
+        assert!(is_lost(&stopped.write(DeviceOffset(0), &[2; 512])));
+    }
+
+    #[test]
+    fn who_waits_below_doesnt_keep_it_from_that() {
+        let array = array();
+        let stopped = array.port("b");
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+        let port: Arc<dyn Lun> = Arc::new(array.port("a"));
+        let (start, long) = (Instant::now(), Duration::from_secs(20));
+        let below = Arc::new(PatientLun::for_reading(port, clock, long, 1));
+        let host = patient(Arc::clone(&below) as Arc<dyn Lun>);
+        below.end_patience();
+        stopped.reserve().expect("reserve");
+        host.read(DeviceOffset(0), &mut [0; 512])
+            .expect("after a reset");
+        assert!(start.elapsed() < long / 2);
         assert!(is_lost(&stopped.write(DeviceOffset(0), &[2; 512])));
     }
 
