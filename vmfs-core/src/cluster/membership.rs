@@ -270,7 +270,7 @@ impl Membership {
         loop {
             // Before the lock below: who has the LUN reserved may need that.
             let reserved = if self.method == LockMethod::Scsi2 && self.is_stale() {
-                if self.is_lost() || sector::read(&self.volume, self.offset)? != *self.own.lock() {
+                if self.is_lost() || self.is_changed()? {
                     return Ok(self.lose());
                 }
                 Some(Reserved::take(&self.volume, self.offset)?)
@@ -343,6 +343,13 @@ impl Membership {
                 Some(Renewal::Renewed)
             }
         })
+    }
+
+    /// Whether another host has written to the slot. Not for who has `own` locked.
+    fn is_changed(&self) -> Result<bool, LvmError> {
+        // Locked while it is read: another thread may renew it.
+        let own = self.own.lock();
+        Ok(sector::read(&self.volume, self.offset)? != *own)
     }
 
     /// Notes that the slot is another host's to clear, and says so once.
@@ -422,7 +429,7 @@ impl Membership {
     pub(super) fn heard<T>(&self, result: Result<T, LunError>) -> Result<T, LunError> {
         if let Err(LunError::ReservationConflict { lun, .. }) = &result
             && self.method == LockMethod::Ats
-            && sector::read(&self.volume, self.offset).is_ok_and(|slot| slot != *self.own.lock())
+            && self.is_changed().unwrap_or(false)
         {
             self.lose();
             let lun = lun.clone();
