@@ -78,6 +78,11 @@ pub(super) fn is_alone(block: &[u8]) -> bool {
     DiskLock::ref_from_prefix(block).is_ok_and(|(lock, _)| lock.mode() == LockMode::Exclusive)
 }
 
+/// Whether hosts share the lock that write to what it protects.
+pub(super) fn has_writers(block: &[u8]) -> bool {
+    DiskLock::ref_from_prefix(block).is_ok_and(|(lock, _)| lock.mode() == LockMode::MultiWriter)
+}
+
 /// The holders that a lock lists, whether they are there or not.
 pub(super) fn listed(place: VolumeOffset, lock: &DiskLock) -> Result<Vec<LockHolder>, Damage> {
     let count = lock.holder_count.get() as usize;

@@ -87,8 +87,11 @@ struct Entry {
     /// What this host has written there, while it holds the lock.
     on_disk: Option<Vec<u8>>,
     mode: Option<Wish>,
-    /// Giving it back failed, and nobody knows whether it came to the LUN: others may have it.
+    /// Taking it or giving it back failed, and nobody knows whether it came to the LUN: others may have
+    /// it, or believe that this host has.
     unsure: bool,
+    /// What was to be there when taking it failed.
+    tried: Option<Vec<u8>>,
     /// A thread is changing it on disk.
     busy: bool,
     /// Uptime when the first of `users` came.
@@ -149,6 +152,8 @@ struct Taken {
 enum Left {
     /// As this host has left it.
     As(Vec<u8>),
+    /// Shared by hosts that write, as before, though this one only reads by now.
+    WithWriters(Vec<u8>),
     /// This host hasn't it any more, and others may have had it since.
     ToOthers,
 }
@@ -169,6 +174,15 @@ impl Entry {
         self.on_disk = Some(block);
         self.mode = Some(mode);
         self.unsure = false;
+        self.tried = None;
+    }
+
+    /// Taking the lock failed; if `tried` was on its way then, it may be there.
+    fn has_failed(&mut self, tried: Option<Vec<u8>>) {
+        if tried.is_some() {
+            self.unsure = true;
+            self.tried = tried;
+        }
     }
 }
 
@@ -276,7 +290,8 @@ impl LockTable {
                 entry.busy = true;
                 entry.is_mine()
             };
-            let taken = self.take_on_disk(place, Wish::Alone, is_mine, reserved);
+            let mut tried = None;
+            let taken = self.take_on_disk(place, Wish::Alone, is_mine, (reserved, &mut tried));
             let mut entries = self.entries.lock();
             let entry = entries.entry(place).or_default();
             entry.busy = false;
@@ -289,6 +304,7 @@ impl LockTable {
                     return Ok(());
                 }
                 Err(error) => {
+                    entry.has_failed(tried);
                     Self::tidy(&mut entries, place);
                     drop(entries);
                     *reserved = None;
@@ -327,7 +343,8 @@ impl LockTable {
             entry.busy = true;
             let is_mine = entry.is_mine();
             drop(entries);
-            let taken = self.take_on_disk(place, wish, is_mine, &mut None);
+            let mut tried = None;
+            let taken = self.take_on_disk(place, wish, is_mine, (&mut None, &mut tried));
             let mut entries = self.entries.lock();
             let entry = entries.entry(place).or_default();
             entry.busy = false;
@@ -339,6 +356,7 @@ impl LockTable {
                     return Ok(());
                 }
                 Err(error) => {
+                    entry.has_failed(tried);
                     Self::tidy(&mut entries, place);
                     return Err(error);
                 }
@@ -462,15 +480,19 @@ impl LockTable {
     }
 
     /// Takes a lock on disk; the block as it is then. `is_mine`: this host has it in another way already.
+    /// `tried` is what may be on disk if this fails.
     fn take_on_disk<'a>(
         &'a self,
         place: VolumeOffset,
         wish: Wish,
         is_mine: bool,
-        reserved: &mut Option<(VolumeOffset, Reserved<'a>)>,
+        (reserved, tried): (
+            &mut Option<(VolumeOffset, Reserved<'a>)>,
+            &mut Option<Vec<u8>>,
+        ),
     ) -> Result<Vec<u8>, LockError> {
         loop {
-            let taken = self.try_on_disk(place, wish, reserved);
+            let taken = self.try_on_disk(place, wish, reserved, tried);
             match taken {
                 Err(LockError::Volume(LvmError::Lun(LunError::ReservationLost { .. }))) => {
                     *reserved = None;
@@ -493,6 +515,7 @@ impl LockTable {
         place: VolumeOffset,
         wish: Wish,
         reserved: &mut Option<(VolumeOffset, Reserved<'a>)>,
+        tried: &mut Option<Vec<u8>>,
     ) -> Result<Option<Taken>, LockError> {
         let method = self.membership.method();
         if method == LockMethod::Scsi2 && !self.is_reserved(place, reserved)? {
@@ -512,6 +535,8 @@ impl LockTable {
                 });
             }
         };
+        // Until there is an answer it may have been carried out, also if the host's reservation was lost.
+        *tried = Some(new.clone());
         let written = match method {
             LockMethod::Ats => sector::swap(&self.volume, method, place, &old, &new)?,
             // The reservation keeps others away from reading to writing.
@@ -520,6 +545,7 @@ impl LockTable {
                 true
             }
         };
+        *tried = None;
         Ok(written.then_some(Taken { old, new }))
     }
 
@@ -552,7 +578,7 @@ impl LockTable {
     /// Brings a lock without users to the state that open files need.
     fn settle(&self, place: VolumeOffset) {
         let mut entries = self.entries.lock();
-        let (wish, old, is_sure) = loop {
+        let (wish, old, tried, is_sure) = loop {
             let Some(entry) = entries.get_mut(&place) else {
                 return;
             };
@@ -567,17 +593,26 @@ impl LockTable {
                 self.changed.notify_all();
                 return;
             }
-            let Some(old) = entry.on_disk.clone() else {
+            let old = entry.on_disk.clone();
+            if old.is_none() && entry.tried.is_none() {
                 return;
-            };
+            }
             entry.busy = true;
-            break (wish, old, !entry.unsure);
+            break (wish, old, entry.tried.clone(), !entry.unsure);
         };
         drop(entries);
-        let result = self.change_own(place, wish, &old, is_sure);
+        let result = self
+            .found_after(place, old, tried)
+            .and_then(|old| match old {
+                Some(old) => self.change_own(place, wish, &old, is_sure),
+                None => Ok(Left::ToOthers),
+            });
         let mut entries = self.entries.lock();
         let entry = entries.entry(place).or_default();
         entry.busy = false;
+        if result.is_ok() {
+            entry.tried = None;
+        }
         match result {
             Ok(Left::As(new)) => {
                 entry.mode = wish;
@@ -587,6 +622,7 @@ impl LockTable {
                     self.remember(place, &new);
                 }
             }
+            Ok(Left::WithWriters(block)) => entry.has(block, Wish::MultiWriter),
             Ok(Left::ToOthers) => {
                 entry.mode = None;
                 entry.on_disk = None;
@@ -601,6 +637,25 @@ impl LockTable {
         }
         Self::tidy(&mut entries, place);
         self.changed.notify_all();
+    }
+
+    /// What this host has of a lock that it had as `old`, and that `tried` may have come of since; `None` if it
+    /// hasn't it.
+    fn found_after(
+        &self,
+        place: VolumeOffset,
+        old: Option<Vec<u8>>,
+        tried: Option<Vec<u8>>,
+    ) -> Result<Option<Vec<u8>>, LockError> {
+        let Some(tried) = tried else {
+            return Ok(old);
+        };
+        let found = sector::read(&self.volume, place)?;
+        // Nobody changes a lock that this host has alone; others come and go in one that it shares.
+        if found == tried || disk::is_listed(&found, &self.membership) {
+            return Ok(Some(found));
+        }
+        Ok(old)
     }
 
     /// Changes a lock that this host holds to what is left of it. If it isn't sure whether that was
@@ -643,7 +698,16 @@ impl LockTable {
                 // It was given back, and the answer was lost.
                 return Ok(Left::ToOthers);
             }
-            let new = disk::leave(&old, left, &self.membership);
+            let new = if left == Some(Wish::Read) && disk::has_writers(&old) {
+                // As long as others write, who believed that the file is only read would be wrong.
+                let (volume, layout, me) = (&self.volume, &self.layout, &self.membership);
+                match disk::decide(volume, layout, place, &old, Wish::Read, me)? {
+                    Decision::Take(new) => new,
+                    Decision::Held(_) | Decision::Crowded => return Ok(Left::WithWriters(old)),
+                }
+            } else {
+                disk::leave(&old, left, &self.membership)
+            };
             let done = match method {
                 LockMethod::Ats => sector::swap(&self.volume, method, place, &old, &new),
                 LockMethod::Scsi2 | LockMethod::Alone => {
@@ -678,7 +742,11 @@ impl LockTable {
 
     fn tidy(entries: &mut HashMap<VolumeOffset, Entry>, place: VolumeOffset) {
         let idle = entries.get(&place).is_some_and(|entry| {
-            !entry.busy && entry.users == 0 && entry.open.is_none() && entry.on_disk.is_none()
+            !entry.busy
+                && entry.users == 0
+                && entry.open.is_none()
+                && entry.on_disk.is_none()
+                && entry.tried.is_none()
         });
         if idle {
             entries.remove(&place);

@@ -1,0 +1,306 @@
+//! Disk locks of which nobody knows whether they were taken, and those that change hands in part.
+
+mod common;
+
+use std::io;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::sync::{Arc, Mutex};
+use std::thread::{self, JoinHandle, ThreadId};
+use std::time::{Duration, Instant};
+
+use common::volume;
+use vmfs_core::cluster::HostConfig;
+use vmfs_core::format::{Family, FdAddr, Uuid};
+use vmfs_core::fs::{Creator, FileSystem, FsError, OpenMode};
+use vmfs_core::lvm::open_luns;
+use vmfs_core::scsi::{
+    Access, Attention, Capabilities, Comparison, Counters, DeviceOffset, Lun, LunError,
+    MemoryArray, MemoryPort, PersistentReserve, Personality, Reservations,
+};
+
+const CREATOR: Creator = Creator {
+    mode: 0o644,
+    uid: 0,
+    gid: 0,
+};
+const HEARTBEAT: Duration = Duration::from_millis(30);
+const LEASE: Duration = Duration::from_millis(480);
+
+/// Which commands of one thread have no answer any more.
+#[derive(Debug, Default)]
+struct Silence(Mutex<Option<(ThreadId, u32)>>);
+
+impl Silence {
+    /// What the calling thread sends fails, from the command on that comes after `good` more.
+    fn after(&self, good: u32) {
+        *self.0.lock().expect("lock") = Some((thread::current().id(), good));
+    }
+
+    fn end(&self) {
+        *self.0.lock().expect("lock") = None;
+    }
+
+    /// Whether it has begun before this command (`None`), with it (`Some(true)`), or hasn't.
+    fn falls(&self) -> Option<bool> {
+        let mut set = self.0.lock().expect("lock");
+        match &mut *set {
+            Some((thread, 0)) if *thread == thread::current().id() => None,
+            Some((thread, left)) if *thread == thread::current().id() => {
+                *left -= 1;
+                Some(*left == 0)
+            }
+            _ => Some(false),
+        }
+    }
+}
+
+/// A LUN whose path goes away in the middle of a command: the array has carried it out.
+#[derive(Debug)]
+struct SilentLun {
+    port: MemoryPort,
+    silence: Arc<Silence>,
+}
+
+impl SilentLun {
+    fn run<T>(&self, command: impl FnOnce() -> Result<T, LunError>) -> Result<T, LunError> {
+        let silent = || LunError::Io {
+            lun: "the LUN".to_owned(),
+            operation: "a command",
+            offset: DeviceOffset(0),
+            length: 0,
+            source: io::Error::other("no answer, on purpose"),
+        };
+        match self.silence.falls() {
+            None => Err(silent()),
+            Some(true) => {
+                let _ = command();
+                Err(silent())
+            }
+            Some(false) => command(),
+        }
+    }
+}
+
+impl Lun for SilentLun {
+    fn name(&self) -> &str {
+        self.port.name()
+    }
+
+    fn capacity(&self) -> u64 {
+        self.port.capacity()
+    }
+
+    fn block_size(&self) -> u32 {
+        self.port.block_size()
+    }
+
+    fn access(&self) -> Access {
+        self.port.access()
+    }
+
+    fn read(&self, offset: DeviceOffset, buf: &mut [u8]) -> Result<(), LunError> {
+        self.run(|| self.port.read(offset, buf))
+    }
+
+    fn write(&self, offset: DeviceOffset, data: &[u8]) -> Result<(), LunError> {
+        self.run(|| self.port.write(offset, data))
+    }
+
+    fn write_zeros(&self, offset: DeviceOffset, length: u64) -> Result<(), LunError> {
+        self.run(|| self.port.write_zeros(offset, length))
+    }
+
+    fn flush(&self) -> Result<(), LunError> {
+        self.run(|| self.port.flush())
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        self.port.capabilities()
+    }
+
+    fn compare_and_write(
+        &self,
+        offset: DeviceOffset,
+        expected: &[u8],
+        new: &[u8],
+    ) -> Result<Comparison, LunError> {
+        self.run(|| self.port.compare_and_write(offset, expected, new))
+    }
+
+    fn reserve(&self) -> Result<(), LunError> {
+        self.run(|| self.port.reserve())
+    }
+
+    fn release(&self) -> Result<(), LunError> {
+        // With the path the session ends, and with that the reservation.
+        let _ = self.port.release();
+        self.run(|| Ok(()))
+    }
+
+    fn persistent_reserve(&self, action: PersistentReserve) -> Result<(), LunError> {
+        self.port.persistent_reserve(action)
+    }
+
+    fn reservations(&self) -> Result<Reservations, LunError> {
+        self.port.reservations()
+    }
+
+    fn reset(&self) -> Result<(), LunError> {
+        self.port.reset()
+    }
+
+    fn attentions(&self) -> Vec<Attention> {
+        self.port.attentions()
+    }
+
+    fn counters(&self) -> &Counters {
+        self.port.counters()
+    }
+}
+
+/// A host with the thread that does its upkeep.
+struct Host {
+    fs: Arc<FileSystem>,
+    silence: Arc<Silence>,
+    stop: Arc<AtomicBool>,
+    upkeep: JoinHandle<()>,
+}
+
+impl Host {
+    fn mount(array: &MemoryArray, number: u32) -> Self {
+        let uuid = Uuid {
+            time_lo: number.into(),
+            ..Uuid::default()
+        };
+        let name = format!("host{number}");
+        let mut config = HostConfig::new(uuid, &name);
+        (config.heartbeat, config.lease) = (HEARTBEAT, LEASE);
+        config.commit = Duration::from_millis(40);
+        let silence = Arc::new(Silence::default());
+        let lun = Arc::new(SilentLun {
+            port: array.port(&name),
+            silence: Arc::clone(&silence),
+        });
+        let volume = open_luns(vec![lun as Arc<dyn Lun>]).expect("volume");
+        let fs = Arc::new(FileSystem::open_for_writing(volume, config).expect("mount"));
+        let stop = Arc::new(AtomicBool::new(false));
+        let (its, stopped) = (Arc::clone(&fs), Arc::clone(&stop));
+        let upkeep = thread::spawn(move || {
+            while !stopped.load(SeqCst) {
+                let (wait, _) = its.keep_up();
+                thread::sleep(wait.min(HEARTBEAT / 4));
+            }
+        });
+        Self {
+            fs,
+            silence,
+            stop,
+            upkeep,
+        }
+    }
+
+    fn unmount(self) {
+        self.stop.store(true, SeqCst);
+        self.upkeep.join().expect("upkeep");
+        self.fs.close().expect("close");
+    }
+}
+
+fn each(test: impl Fn(&MemoryArray)) {
+    for family in [Family::Vmfs6, Family::Vmfs5] {
+        for personality in [Personality::Vaai, Personality::Legacy] {
+            eprintln!("{family:?} on {personality:?}");
+            let array = MemoryArray::with(&volume(family), personality);
+            test(&array);
+            let volume = open_luns(vec![Arc::new(array.port("checker")) as _]).expect("volume");
+            let fs = FileSystem::open(volume).expect("open");
+            let report = fsck_vmfs::check(&fs, &mut |_| {});
+            assert!(report.is_clean(), "{:#?}", report.findings);
+        }
+    }
+}
+
+/// Tries until it works, for less than the time after which other hosts count as dead.
+fn soon<T>(what: &str, mut call: impl FnMut() -> Result<T, FsError>) -> T {
+    let start = Instant::now();
+    loop {
+        match call() {
+            Ok(done) => return done,
+            Err(error) => assert!(start.elapsed() < LEASE * 4, "{what}: {error}"),
+        }
+        thread::sleep(HEARTBEAT / 10);
+    }
+}
+
+#[test]
+fn a_lock_is_given_back_whose_taking_has_no_answer() {
+    each(|array| {
+        let (a, b) = (Host::mount(array, 1), Host::mount(array, 2));
+        let file = a.fs.create(FdAddr::ROOT, b"disk", CREATOR).expect("create");
+        let file = file.fd();
+        let mut failed = 0;
+        for opened in [None, Some(OpenMode::Read)] {
+            for good in 1..60 {
+                if let Some(mode) = opened {
+                    soon("open", || a.fs.open_file(file, mode));
+                }
+                a.silence.after(good);
+                let done = a.fs.open_file(file, OpenMode::Write);
+                a.silence.end();
+                failed += u32::from(done.is_err());
+                if done.is_ok() {
+                    a.fs.close_file(file, OpenMode::Write);
+                }
+                if let Some(mode) = opened {
+                    // As it was before.
+                    soon("read beside", || b.fs.open_file(file, mode));
+                    b.fs.close_file(file, mode);
+                    a.fs.close_file(file, mode);
+                }
+                soon("open for writing", || b.fs.open_file(file, OpenMode::Write));
+                b.fs.close_file(file, OpenMode::Write);
+                if done.is_ok() {
+                    break;
+                }
+            }
+        }
+        assert!(failed > 4, "{failed}");
+        a.unmount();
+        b.unmount();
+    });
+}
+
+#[test]
+fn who_only_reads_in_the_end_leaves_the_writers_their_mode() {
+    each(|array| {
+        let hosts = [1, 2, 3].map(|number| Host::mount(array, number));
+        let [a, b, c] = &hosts;
+        let file = a.fs.create(FdAddr::ROOT, b"disk", CREATOR).expect("create");
+        let file = file.fd();
+        a.fs.write(file, 0, &vec![1; 1 << 20]).expect("write");
+        for host in [a, b] {
+            soon("open", || host.fs.open_file(file, OpenMode::MultiWriter));
+        }
+        a.fs.open_file(file, OpenMode::Read).expect("open again");
+        a.fs.close_file(file, OpenMode::MultiWriter);
+        // What it reads may change yet.
+        for byte in 2..6 {
+            b.fs.write(file, 4096, &[byte; 512]).expect("write");
+            let inode = a.fs.inode(file).expect("inode");
+            let mut found = [0; 512];
+            a.fs.read(&inode, 4096, &mut found).expect("read");
+            assert_eq!(found, [byte; 512]);
+        }
+        assert!(matches!(
+            c.fs.open_file(file, OpenMode::Read),
+            Err(FsError::Busy { .. })
+        ));
+        b.fs.close_file(file, OpenMode::MultiWriter);
+        soon("read beside who reads", || {
+            c.fs.open_file(file, OpenMode::Read)
+        });
+        c.fs.close_file(file, OpenMode::Read);
+        a.fs.close_file(file, OpenMode::Read);
+        hosts.into_iter().for_each(Host::unmount);
+    });
+}
