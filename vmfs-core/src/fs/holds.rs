@@ -6,8 +6,10 @@ use super::engine::Engine;
 use super::error::FsError;
 use super::file_system::FileSystem;
 use super::sharing::Files;
+use crate::file::FileError;
 use crate::file::edit::FileEdit;
 use crate::format::FdAddr;
+use crate::resource::{AllocError, MetaError};
 
 impl FileSystem {
     /// Keeps a file alive after its last name goes, until as many [`FileSystem::release`]s.
@@ -64,6 +66,35 @@ impl FileSystem {
         }
     }
 
+    /// Deletes what nobody may hold any more, before this host gives its journal back, which is all that tells
+    /// of it. Another host that has such a file locked is about to notice that it is gone, or stopped on
+    /// the way there: that one is waited for until it is dead.
+    ///
+    /// # Errors
+    /// Why one can't be deleted.
+    pub(super) fn reap_all(&self, engine: &Engine) -> Result<(), FsError> {
+        let start = engine.host.clock.uptime();
+        let files: BTreeSet<FdAddr> = engine.nameless.iter().map(|file| *file).collect();
+        for file in files {
+            loop {
+                match self.reap(engine, file) {
+                    Ok(()) => break,
+                    Err(FsError::Busy { .. })
+                        if engine.host.clock.uptime().saturating_sub(start) < engine.host.lease =>
+                    {
+                        engine.has_lease()?;
+                    }
+                    Err(error) if is_damage(&error) => {
+                        tracing::warn!(%file, "a deleted file's space isn't given back: {error}; run fsck.vmfs");
+                        break;
+                    }
+                    Err(error) => return Err(error),
+                }
+            }
+        }
+        Ok(())
+    }
+
     fn reap(&self, engine: &Engine, file: FdAddr) -> Result<(), FsError> {
         let guard = self.lock_files(engine, &[file])?;
         if engine.holds.contains_key(&file) || !engine.nameless.contains(&file) {
@@ -100,14 +131,22 @@ impl FileSystem {
     }
 
     /// Goes on with what a host had begun to give back of a file when it died: deletes one without
-    /// names, cuts off what is behind the end of another.
+    /// names, cuts off what is behind the end of another. One that was given back before the journal was done
+    /// with it isn't there any more; one that is damaged is left to fsck.vmfs, and mounts don't fail for it.
     pub(super) fn finish_pending(&self, engine: &Engine, file: FdAddr) -> Result<(), FsError> {
+        match self.try_finish(engine, file) {
+            Err(error) if is_damage(&error) => {
+                tracing::info!(%file, "nothing more of it can be given back: {error}");
+                Ok(())
+            }
+            finished => finished,
+        }
+    }
+
+    fn try_finish(&self, engine: &Engine, file: FdAddr) -> Result<(), FsError> {
         let guard = self.lock_files(engine, &[file])?;
         self.store().drop_inode(file);
-        let Ok(inode) = self.locked(file) else {
-            // It was given back before the journal was done with it.
-            return Ok(());
-        };
+        let inode = self.locked(file)?;
         if inode.meta().links.get() == 0 {
             return self.delete(engine, &guard, file);
         }
@@ -127,4 +166,15 @@ impl FileSystem {
         }
         self.refresh(&[file])
     }
+}
+
+/// Whether a call failed since something on the volume is damaged, so that it would again.
+fn is_damage(error: &FsError) -> bool {
+    matches!(
+        error,
+        FsError::File(
+            FileError::Meta(MetaError::Damage(_))
+                | FileError::Alloc(AllocError::Meta(MetaError::Damage(_)))
+        )
+    )
 }

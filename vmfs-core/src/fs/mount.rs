@@ -314,7 +314,8 @@ impl FileSystem {
     /// that change the volume fail from now on.
     ///
     /// # Errors
-    /// When the volume fails: then everything that was durable is, and the next mount replays it.
+    /// When the volume fails, or another host keeps a file locked that is to be deleted: then everything that was
+    /// durable is, and the next host finishes it.
     pub fn close(&self) -> Result<(), FsError> {
         let Some(engine) = &self.engine else {
             return Ok(());
@@ -324,15 +325,16 @@ impl FileSystem {
         }
         let _call = engine.sharing.enter();
         engine.holds.clear();
-        self.reap_unheld(engine);
-        let finished = self.finish_all_inherited(engine);
+        let finished = self
+            .reap_all(engine)
+            .and_then(|()| self.finish_all_inherited(engine));
         engine.closed.store(true, SeqCst);
         if engine.membership.is_lost() {
             return Err(FsError::Fenced);
         }
         let reader = self.store().reader();
-        finished?;
         self.sync()?;
+        finished?;
         self.settle_rest(engine)?;
         if let Some(journal) = reader.journal() {
             journal.checkpoint(reader)?;

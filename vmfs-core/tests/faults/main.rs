@@ -4,6 +4,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 mod content;
+mod deletions;
 mod lossy;
 mod script;
 
