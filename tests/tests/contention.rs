@@ -7,7 +7,7 @@ use tempfile::TempDir;
 use vmfs_core::cluster::LockMethod;
 use vmfs_core::format::Family;
 use vmfs_tests::contention::ground::Ground;
-use vmfs_tests::contention::run::{Plan, run};
+use vmfs_tests::contention::run::{Plan, Program, run};
 use vmfs_tests::contention::{fence, verdict};
 use vmfs_tests::random::setting;
 
@@ -26,6 +26,7 @@ fn plan(hosts: usize, family: Family, lock: LockMethod) -> Plan {
         heartbeat: 150,
         lease: 2000,
         pause: 0,
+        fuse: None,
     }
 }
 
@@ -39,8 +40,11 @@ fn contend(hosts: usize, family: Family, lock: LockMethod) {
 }
 
 fn judge(folder: TempDir, ground: &Ground, plan: &Plan) {
-    let judged =
-        run(Path::new(PROGRAM), ground, plan).and_then(|done| verdict::judge(ground, plan, done));
+    let program = Program {
+        path: PROGRAM.into(),
+        arguments: vec!["host".to_owned()],
+    };
+    let judged = run(&program, ground, plan).and_then(|done| verdict::judge(ground, plan, done));
     match judged {
         Ok(report) => println!("{report}"),
         Err(error) => {

@@ -11,7 +11,7 @@ use tracing_subscriber::fmt::time::FormatTime;
 use vmfs_core::cluster::LockMethod;
 use vmfs_core::format::Family;
 use vmfs_tests::contention::ground::Ground;
-use vmfs_tests::contention::run::{Plan, run};
+use vmfs_tests::contention::run::{Plan, Program, run};
 use vmfs_tests::contention::{fence, history, host, verdict};
 
 /// Log lines have the times that histories have.
@@ -30,6 +30,7 @@ Examples:
   contention run                                   2, 8, 32 and 64 hosts, both lock methods, both formats
   contention run --hosts 32 --lock scsi2 --seconds 120 --seed 7
   contention run --iscsi                           the same on a LUN of Debian's tgtd (as root)
+  contention run --mounts --hosts 2,8              hosts are mounts (as root)
   contention fence --trials 1000                   hosts that are stopped inside a write, by both lock methods
 
 Exit status: 0 all is as it must be, 1 it isn't; what remains is kept then, and named.")]
@@ -46,7 +47,7 @@ enum Command {
     Fence(FenceOptions),
     /// Is a host (for `run`)
     #[command(hide = true)]
-    Host(host::Settings),
+    Host,
     /// Is a host that will be stopped (for `fence`)
     #[command(hide = true)]
     Victim(fence::Victim),
@@ -103,6 +104,9 @@ struct RunOptions {
     /// and the target is killed and started anew
     #[arg(long)]
     iscsi: bool,
+    /// Hosts are mounts, by the vmfs-fuse that lies beside this program; the calls go through the kernel (as root)
+    #[arg(long)]
+    mounts: bool,
     /// Leave hosts alone: neither killed nor stopped
     #[arg(long)]
     undisturbed: bool,
@@ -137,7 +141,7 @@ fn main() -> ExitCode {
     let good = match Options::parse().command {
         Command::Run(options) => contend(&options),
         Command::Fence(options) => fence_trials(&options),
-        Command::Host(settings) => host::run(&settings),
+        Command::Host => return be_host(),
         Command::Victim(settings) => fence::victim(&settings),
     };
     if good {
@@ -145,6 +149,12 @@ fn main() -> ExitCode {
     } else {
         ExitCode::FAILURE
     }
+}
+
+/// Is the host that the environment says.
+fn be_host() -> ExitCode {
+    let settings = host::Settings::from_environment().expect("started by `contention run`");
+    ExitCode::from(host::run(&settings).code())
 }
 
 /// All combinations of what was asked for.
@@ -167,7 +177,22 @@ fn kinds(common: &Common) -> Vec<(LockMethod, Family)> {
 }
 
 fn contend(options: &RunOptions) -> bool {
-    let program = std::env::current_exe().expect("this program");
+    let program = Program {
+        path: std::env::current_exe().expect("this program"),
+        arguments: vec!["host".to_owned()],
+    };
+    let fuse = options
+        .mounts
+        .then(|| program.path.with_file_name("vmfs-fuse"));
+    if let Some(fuse) = &fuse
+        && !fuse.exists()
+    {
+        eprintln!(
+            "contention: {} isn't there: cargo build -p vmfs-fuse first",
+            fuse.display()
+        );
+        return false;
+    }
     let mut seed = options.common.seed;
     let mut good = true;
     let (heartbeat, lease) = if options.iscsi {
@@ -193,6 +218,7 @@ fn contend(options: &RunOptions) -> bool {
                     heartbeat: options.heartbeat.unwrap_or(heartbeat),
                     lease: options.lease.unwrap_or(lease),
                     pause: options.pause,
+                    fuse: fuse.clone(),
                 };
                 seed += 1;
                 let folder = tempfile::tempdir_in(&options.common.folder).expect("a folder");
@@ -240,6 +266,7 @@ fn fence_trials(options: &FenceOptions) -> bool {
             heartbeat: options.heartbeat,
             lease: options.lease,
             pause: 0,
+            fuse: None,
         };
         let folder = tempfile::tempdir_in(&options.common.folder).expect("a folder");
         let ground = Ground::make(folder.path(), &plan);

@@ -158,6 +158,11 @@ impl Ground {
         self.folder.join(format!("host{host}.history"))
     }
 
+    /// Where a host that is a mount has the volume.
+    pub fn mountpoint(&self, host: usize) -> PathBuf {
+        self.folder.join(format!("mount{host}"))
+    }
+
     /// What a host says.
     pub fn log(&self, host: usize) -> PathBuf {
         self.folder.join(format!("host{host}.log"))

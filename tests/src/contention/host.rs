@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use clap::Args;
+use clap::{Args, Parser as _};
 use vmfs_core::cluster::{HostConfig, LockMethod};
 use vmfs_core::format::{FdAddr, Uuid};
 use vmfs_core::fs::{Creator, FileSystem, FsError, Inode, OpenMode, Rename};
@@ -15,6 +15,7 @@ use vmfs_core::lvm::open_paths_as;
 use vmfs_core::scsi::Access;
 
 use super::history::{Call, Note, Outcome, Writer, now};
+use super::mounts::{self, Ended};
 use crate::random::Random;
 
 /// Directory in which all hosts work.
@@ -61,6 +62,26 @@ pub struct Settings {
     /// Microseconds between two calls.
     #[arg(long, default_value_t = 0)]
     pub pause: u64,
+    /// It works on this mountpoint, as soon as something is mounted there.
+    #[arg(long)]
+    pub mount: Option<PathBuf>,
+}
+
+/// Environment variable with the arguments of a host whose program doesn't take any, one a line.
+pub const ARGUMENTS: &str = "VMFS_CONTENTION_HOST";
+
+impl Settings {
+    /// What [`ARGUMENTS`] says; `None` if it isn't there.
+    pub fn from_environment() -> Option<Self> {
+        #[derive(clap::Parser)]
+        struct Line {
+            #[command(flatten)]
+            settings: Settings,
+        }
+        let arguments = std::env::var(ARGUMENTS).ok()?;
+        let line = Line::parse_from(std::iter::once("host").chain(arguments.lines()));
+        Some(line.settings)
+    }
 }
 
 /// A mounted volume, with the thread that does its upkeep.
@@ -159,21 +180,56 @@ struct Places {
     counter: FdAddr,
 }
 
-/// Runs a host until standard input ends; false if something went wrong that mustn't.
-pub fn run(settings: &Settings) -> bool {
+/// Runs a host until standard input ends.
+pub fn run(settings: &Settings) -> Ended {
     let stop = Arc::new(AtomicBool::new(false));
     let told = Arc::clone(&stop);
     thread::spawn(move || {
         let _ = std::io::stdin().read(&mut [0]);
         told.store(true, SeqCst);
     });
+    if let Some(mount) = &settings.mount {
+        return mounts::work(settings, mount, &stop);
+    }
     let mut worker = Worker {
         notes: Writer::open(&settings.history).expect("a history"),
         random: Random::new(settings.seed),
         settings: settings.clone(),
         stop,
     };
-    worker.run()
+    if worker.run() {
+        Ended::Well
+    } else {
+        Ended::Badly
+    }
+}
+
+/// What a host does next.
+pub fn choose(random: &mut Random, settings: &Settings) -> Call {
+    let kind = random.below(100);
+    let number = settings.number;
+    let (own, names) = (kind >= 70, settings.names);
+    let mut name = || {
+        if own {
+            format!("{OWN}/{number}/{}", random.below(8))
+        } else {
+            format!("{COMMON}/{}", random.below(names))
+        }
+    };
+    match if own { (kind - 70) * 70 / 20 } else { kind } {
+        0..22 => Call::Create(name()),
+        22..40 => Call::Unlink(name()),
+        40..52 => Call::Look(name()),
+        52..70 => {
+            let (from, to) = (name(), name());
+            if from == to {
+                return Call::Look(from);
+            }
+            Call::Rename(from, to, random.below(2) == 0)
+        }
+        _ if kind < 95 => Call::Count,
+        _ => Call::Append(1 + random.below(48 << 10)),
+    }
 }
 
 impl Worker {
@@ -250,7 +306,7 @@ impl Worker {
             counter: find(format!("/{COUNTER}"))?,
         };
         while !self.stop.load(SeqCst) {
-            let call = self.choose();
+            let call = choose(&mut self.random, &self.settings);
             self.notes.note(&Note::Begin(now(), call.clone()));
             let result = self.call(fs, &places, &call);
             // What this host has for itself is durable only then; what it shares is in place.
@@ -274,34 +330,6 @@ impl Worker {
             }
         }
         Ok(())
-    }
-
-    fn choose(&mut self) -> Call {
-        let random = &mut self.random;
-        let kind = random.below(100);
-        let number = self.settings.number;
-        let (own, names) = (kind >= 70, self.settings.names);
-        let mut name = || {
-            if own {
-                format!("{OWN}/{number}/{}", random.below(8))
-            } else {
-                format!("{COMMON}/{}", random.below(names))
-            }
-        };
-        match if own { (kind - 70) * 70 / 20 } else { kind } {
-            0..22 => Call::Create(name()),
-            22..40 => Call::Unlink(name()),
-            40..52 => Call::Look(name()),
-            52..70 => {
-                let (from, to) = (name(), name());
-                if from == to {
-                    return Call::Look(from);
-                }
-                Call::Rename(from, to, random.below(2) == 0)
-            }
-            _ if kind < 95 => Call::Count,
-            _ => Call::Append(1 + random.below(48 << 10)),
-        }
     }
 
     fn call(&mut self, fs: &FileSystem, places: &Places, call: &Call) -> Result<Outcome, FsError> {

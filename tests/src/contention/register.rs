@@ -84,6 +84,7 @@ pub fn by_name(events: &[Event]) -> BTreeMap<String, Vec<Step>> {
             (Call::Unlink(name) | Call::Look(name), Outcome::Missing) => {
                 add(name, event, Act::Is(None));
             }
+            (Call::Look(name), Outcome::Exists) => add(name, event, Act::IsThere),
             (Call::Look(name), Outcome::File(file)) => add(name, event, Act::Is(Some(*file))),
             (Call::Look(_), Outcome::Unknown) => {}
             (Call::Rename(from, to, replace), Outcome::Done | Outcome::Unknown) => {

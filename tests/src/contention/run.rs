@@ -1,17 +1,17 @@
 //! A run: a volume, hosts on it, and what is done to them.
 
-use std::fs::{self, File};
-use std::path::Path;
-use std::process::{Child, ChildStdin, Stdio};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::Signal;
 use vmfs_core::cluster::LockMethod;
 use vmfs_core::format::Family;
 
 use super::ground::{Cuts, Ground};
+use super::process::Process;
+pub use super::process::Program;
 use crate::random::Random;
 
 /// What a run is to be like.
@@ -34,6 +34,8 @@ pub struct Plan {
     pub lease: u64,
     /// Microseconds that a host waits between two calls.
     pub pause: u64,
+    /// Hosts are mounts, by this `vmfs-fuse`.
+    pub fuse: Option<PathBuf>,
 }
 
 impl Plan {
@@ -51,70 +53,11 @@ pub struct Done {
     pub cuts: Cuts,
 }
 
-/// A host's process. Dropped, it is killed.
-#[derive(Debug)]
-struct Process {
-    child: Child,
-    /// Closed, the host ends.
-    orders: Option<ChildStdin>,
-    stopped_until: Option<Instant>,
-}
-
-impl Process {
-    fn start(program: &Path, ground: &Ground, plan: &Plan, number: usize, seed: u64) -> Self {
-        let log = File::options()
-            .create(true)
-            .append(true)
-            .open(ground.log(number))
-            .expect("a log");
-        let mut child = ground
-            .program(number, program)
-            .arg("host")
-            .arg("--image")
-            .arg(ground.lun_of(number))
-            .arg("--history")
-            .arg(ground.history(number))
-            .args(["--number", &number.to_string()])
-            .args(["--seed", &seed.to_string()])
-            .args(["--heartbeat", &plan.heartbeat.to_string()])
-            .args(["--lease", &plan.lease.to_string()])
-            .args(["--names", &(plan.hosts as u64 + 8).to_string()])
-            .args(["--pause", &plan.pause.to_string()])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::null())
-            .stderr(log)
-            .spawn()
-            .expect("a host starts");
-        let orders = child.stdin.take();
-        Self {
-            child,
-            orders,
-            stopped_until: None,
-        }
-    }
-
-    fn signal(&self, signal: Signal) {
-        let pid = Pid::from_child(&self.child);
-        let _ = kill_process(pid, signal);
-    }
-
-    fn kill(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        self.kill();
-    }
-}
-
 /// Runs `plan` on `ground` with `program`'s hosts.
 ///
 /// # Errors
 /// When a host ends by itself, or doesn't end when it is told to.
-pub fn run(program: &Path, ground: &Ground, plan: &Plan) -> Result<Done, String> {
+pub fn run(program: &Program, ground: &Ground, plan: &Plan) -> Result<Done, String> {
     let mut random = Random::new(plan.seed);
     let mut start = |number| Process::start(program, ground, plan, number, random.bits());
     let mut hosts: Vec<Process> = (0..plan.hosts).map(&mut start).collect();
@@ -127,13 +70,13 @@ pub fn run(program: &Path, ground: &Ground, plan: &Plan) -> Result<Done, String>
         let cuts = cuts.join().expect("links and target are as they were");
         done.map(|done| Done { cuts, ..done })
     })?;
-    end_all(plan, &mut hosts)?;
+    end_all(ground, plan, &mut hosts)?;
     Ok(done)
 }
 
 /// Kills and stops hosts for as long as the plan says; some are stopped in the end.
 fn disturb(
-    program: &Path,
+    program: &Program,
     ground: &Ground,
     plan: &Plan,
     hosts: &mut [Process],
@@ -153,8 +96,9 @@ fn disturb(
                 host.signal(Signal::CONT);
                 host.stopped_until = None;
             }
-            if let Ok(Some(status)) = host.child.try_wait() {
-                return Err(format!("host {number} ended by itself: {status}"));
+            if !host.is_at_work(ground, plan)? {
+                host.kill();
+                *host = Process::start(program, ground, plan, number, random.bits());
             }
         }
         let number = random.below(plan.hosts as u64) as usize;
@@ -182,23 +126,13 @@ fn disturb(
 }
 
 /// Tells all hosts to end, and waits for that.
-fn end_all(plan: &Plan, hosts: &mut [Process]) -> Result<(), String> {
+fn end_all(ground: &Ground, plan: &Plan, hosts: &mut [Process]) -> Result<(), String> {
     for host in hosts.iter_mut() {
-        host.signal(Signal::CONT);
-        host.orders = None;
+        host.tell_to_end();
     }
     let patience = Instant::now() + plan.patience();
-    for (number, host) in hosts.iter_mut().enumerate() {
-        loop {
-            match host.child.try_wait().expect("wait") {
-                Some(status) if status.success() => break,
-                Some(status) => return Err(format!("host {number} ended with {status}")),
-                None if Instant::now() > patience => {
-                    return Err(format!("host {number} doesn't end"));
-                }
-                None => thread::sleep(Duration::from_millis(5)),
-            }
-        }
+    for host in hosts {
+        host.wait(ground, patience)?;
     }
     Ok(())
 }
@@ -207,11 +141,8 @@ fn end_all(plan: &Plan, hosts: &mut [Process]) -> Result<(), String> {
 fn wait_for_all(ground: &Ground, plan: &Plan, hosts: &mut [Process]) -> Result<(), String> {
     let patience = Instant::now() + plan.patience();
     for (number, host) in hosts.iter_mut().enumerate() {
-        while fs::metadata(ground.history(number)).map_or(0, |found| found.len()) == 0 {
-            if let Ok(Some(status)) = host.child.try_wait() {
-                return Err(format!("host {number} ended by itself: {status}"));
-            }
-            if Instant::now() > patience {
+        while !host.has_mounted(ground) {
+            if !host.is_at_work(ground, plan)? || Instant::now() > patience {
                 return Err(format!("host {number} can't mount"));
             }
             thread::sleep(Duration::from_millis(5));

@@ -11,6 +11,7 @@ use vmfs_core::scsi::Access;
 use super::ground::{Counted, Ground};
 use super::history::{Call, Event, Note, Outcome, events, notes, now, span};
 use super::host::{COMMON, COUNTER, GROWING, LARGEST, OWN, identity, pattern};
+use super::mounts;
 use super::register::{by_name, check};
 use super::run::{Done, Plan};
 
@@ -69,7 +70,8 @@ pub fn judge(ground: &Ground, plan: &Plan, done: Done) -> Result<Report, String>
     Ok(report(plan, done, &all, &all_notes, counters))
 }
 
-fn names(fs: &FileSystem, path: &str) -> Result<Vec<(String, u64)>, String> {
+/// The names in a directory, with what tells their files from others.
+fn names(fs: &FileSystem, plan: &Plan, path: &str) -> Result<Vec<(String, Outcome)>, String> {
     let failed = |error: FsError| format!("{path}: {error}");
     let directory = fs.resolve(path.as_bytes(), true).map_err(failed)?;
     let mut names = Vec::new();
@@ -81,17 +83,22 @@ fn names(fs: &FileSystem, path: &str) -> Result<Vec<(String, u64)>, String> {
     let look = |name: String| {
         let found = fs.lookup(&directory, name.as_bytes());
         let found = found.map_err(|error| format!("{path}/{name}, which is listed: {error}"))?;
-        Ok((name, identity(&found)))
+        let file = if plan.fuse.is_some() {
+            mounts::identity(found.fd().raw().into(), found.meta().gid.get())
+        } else {
+            Some(identity(&found))
+        };
+        Ok((name, file.map_or(Outcome::Exists, Outcome::File)))
     };
     names.into_iter().map(look).collect()
 }
 
 /// What each name holds in the end, as calls of one more host.
 fn final_looks(fs: &FileSystem, plan: &Plan, all: &[Event]) -> Result<Vec<Event>, String> {
-    let mut found: BTreeMap<String, u64> = BTreeMap::new();
+    let mut found: BTreeMap<String, Outcome> = BTreeMap::new();
     let folders = (0..plan.hosts).map(|host| format!("{OWN}/{host}"));
     for folder in std::iter::once(COMMON.to_owned()).chain(folders) {
-        for (name, file) in names(fs, &format!("/{folder}"))? {
+        for (name, file) in names(fs, plan, &format!("/{folder}"))? {
             let path = format!("{folder}/{name}");
             if found.insert(path.clone(), file).is_some() {
                 return Err(format!("{path} is listed twice"));
@@ -107,9 +114,7 @@ fn final_looks(fs: &FileSystem, plan: &Plan, all: &[Event]) -> Result<Vec<Event>
         host: plan.hosts,
         begin,
         end: Some(begin + 1),
-        outcome: found
-            .get(&name)
-            .map_or(Outcome::Missing, |&file| Outcome::File(file)),
+        outcome: found.get(&name).cloned().unwrap_or(Outcome::Missing),
         call: Call::Look(name),
     };
     Ok(used.into_iter().map(look).collect())
@@ -252,9 +257,14 @@ impl fmt::Display for Report {
         let plan = &self.plan;
         writeln!(
             f,
-            "{} {} hosts by {}, {:.0} s, seed {}: {} calls ({} busy), {} counted, {} mounts, {} kills, {} stops, {} fenced",
+            "{} {} {} by {}, {:.0} s, seed {}: {} calls ({} busy), {} counted, {} mounts, {} kills, {} stops, {} fenced",
             plan.family,
             plan.hosts,
+            if plan.fuse.is_some() {
+                "mounts"
+            } else {
+                "hosts"
+            },
             plan.lock,
             plan.time.as_secs_f32(),
             plan.seed,
