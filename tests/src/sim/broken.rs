@@ -4,11 +4,13 @@
 
 use std::collections::HashMap;
 
-use vmfs_core::scsi::{LunError, PersistentReserve};
+use vmfs_core::scsi::{LunError, PersistentReserve, Personality};
 
 use super::array::{Command, Reply};
 use super::disk::SECTOR;
 use super::lun::SimLun;
+use super::settings::Scenario;
+use super::watcher;
 
 /// A rule that isn't kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,19 +36,6 @@ pub enum Broken {
 }
 
 impl Broken {
-    /// All of them.
-    pub const ALL: [Self; 9] = [
-        Self::Lease,
-        Self::Patience,
-        Self::Reread,
-        Self::Replay,
-        Self::Fence,
-        Self::Attention,
-        Self::Atomic,
-        Self::Answer,
-        Self::Flush,
-    ];
-
     /// What isn't done.
     pub fn shown(self) -> &'static str {
         match self {
@@ -62,6 +51,35 @@ impl Broken {
         }
     }
 }
+
+/// What is left out, where, and the first seed there that notices; `None` where none does because another
+/// rule stands in.
+pub type LeftOut = (&'static [Broken], Scenario, Option<u64>);
+
+/// Each rule, and those together that stand in for each other.
+pub const LEFT_OUT: [LeftOut; 13] = [
+    (&[Broken::Reread], Scenario::Any, Some(1)),
+    (&[Broken::Atomic], Scenario::Any, Some(3)),
+    (&[Broken::Flush], Scenario::Any, Some(7)),
+    (&[Broken::Replay], Scenario::Any, Some(9)),
+    (&[Broken::Patience], Scenario::Blink, Some(4)),
+    (
+        &[Broken::Lease],
+        Scenario::Stop(Personality::Legacy),
+        Some(1),
+    ),
+    (&[Broken::Lease], Scenario::Stop(Personality::Vaai), None),
+    (&[Broken::Fence], Scenario::Stop(Personality::Legacy), None),
+    (&[Broken::Fence], Scenario::Stop(Personality::Vaai), None),
+    (&[Broken::Fence], Scenario::LateStop, Some(1)),
+    (
+        &[Broken::Lease, Broken::Fence],
+        Scenario::Stop(Personality::Vaai),
+        Some(1),
+    ),
+    (&[Broken::Attention], Scenario::Resets, Some(8)),
+    (&[Broken::Answer], Scenario::Losses, Some(1)),
+];
 
 /// Bytes of half a journal's log, for the journals that simulated hosts have: only a replay reads so much.
 pub const LOG_HALF: usize = 63_488;
@@ -127,26 +145,27 @@ impl SimLun {
     /// Does what a command asks for, but for what isn't kept.
     pub(super) fn run_broken(
         &self,
-        broken: Broken,
         name: &'static str,
         command: Command,
         may: Option<&dyn Fn() -> bool>,
     ) -> Result<Reply, LunError> {
-        match (broken, &command) {
-            (Broken::Lease, _) => self.send(name, command, None),
-            (Broken::Fence, Command::Persist(PersistentReserve::Preempt { .. }))
-            | (Broken::Fence, Command::Reset)
-            | (Broken::Flush, Command::Flush) => Ok(Reply::Done),
-            (Broken::Replay, Command::Read { length, .. }) if *length == LOG_HALF => {
+        let is_left_out = |broken| self.broken.contains(&broken);
+        let always = || true;
+        let may = match may {
+            Some(_) if is_left_out(Broken::Lease) => Some(&always as &dyn Fn() -> bool),
+            may => may,
+        };
+        match &command {
+            Command::Persist(PersistentReserve::Preempt { .. }) | Command::Reset
+                if is_left_out(Broken::Fence) && self.is_only_fence(&command) =>
+            {
+                Ok(Reply::Done)
+            }
+            Command::Flush if is_left_out(Broken::Flush) => Ok(Reply::Done),
+            Command::Read { length, .. } if *length == LOG_HALF && is_left_out(Broken::Replay) => {
                 Ok(Reply::Bytes(vec![0; LOG_HALF]))
             }
-            (Broken::Attention, _) => loop {
-                match self.send(name, command.clone(), may) {
-                    Err(LunError::ReservationLost { .. }) => {}
-                    done => return done,
-                }
-            },
-            (Broken::Atomic, Command::CompareAndWrite { offset, old, new }) => {
+            Command::CompareAndWrite { offset, old, new } if is_left_out(Broken::Atomic) => {
                 let (offset, length) = (*offset, new.len());
                 let read = Command::Read { offset, length };
                 let Reply::Bytes(found) = self.send(name, read, None)? else {
@@ -158,9 +177,27 @@ impl SimLun {
                 let bytes = new.clone();
                 self.send(name, Command::Write { offset, bytes }, may)
             }
-            (Broken::Reread, _) => self.run_from_memory(name, command, may),
+            _ if is_left_out(Broken::Attention) => loop {
+                match self.send(name, command.clone(), may) {
+                    Err(LunError::ReservationLost { .. }) => {}
+                    done => return done,
+                }
+            },
+            _ if is_left_out(Broken::Reread) => self.run_from_memory(name, command, may),
             _ => self.send(name, command, may),
         }
+    }
+
+    /// Whether a command does nothing but keep a dead host from writing: a reset of a LUN that somebody has
+    /// reserved does more. The dead host counts as kept out then.
+    fn is_only_fence(&self, command: &Command) -> bool {
+        let mut world = self.baton.world();
+        let is_reserved = world.array.reservations.reserved().is_some();
+        if matches!(command, Command::Reset) && is_reserved {
+            return false;
+        }
+        watcher::fences(&mut world, self.mount, command);
+        true
     }
 
     fn run_from_memory(

@@ -34,9 +34,9 @@ pub enum Fault {
 /// Makes up the faults of a run.
 pub fn plan(world: &mut World) {
     let end = world.settings.faults_until;
-    if world.settings.is_fence_trial {
+    if let Some(times) = world.settings.stops.clone() {
         let at = world.between(Duration::from_secs(12), end);
-        let time = world.between(Duration::from_secs(17), Duration::from_secs(45));
+        let time = world.between(times.start, times.end);
         let commands = world.random.below(60);
         world.plan(at, Fault::Inside(0, commands, time));
         return;
@@ -148,6 +148,16 @@ pub fn spring(world: &mut World, mount: MountId) {
 /// Called before each command: whether its host goes down just here.
 pub fn before_command(world: &mut World, mount: MountId) {
     let host = world.mounts[mount].host;
+    let has_lun = world.array.reservations.reserved() == Some(world.mounts[mount].nexus.port);
+    if has_lun
+        && world.turns.now <= world.settings.faults_until
+        && world.chance(world.settings.resets)
+    {
+        strike(world, Fault::Reset);
+        // Others have it before this one goes on.
+        let moment = world.between(Duration::from_millis(1), Duration::from_millis(60));
+        world.turns.pause(host, moment, false);
+    }
     let set = world.mounts[mount].trap;
     let trap = match set {
         Some((0, trap)) => {

@@ -14,6 +14,7 @@ use super::client::Client;
 use super::clock::HostClock;
 use super::lun::SimLun;
 use super::scheduler::{Baton, HostId};
+use super::watcher;
 use super::world::MountId;
 
 /// How long a LUN that others reserve is tried before it is known how they lock.
@@ -64,7 +65,7 @@ pub fn mount(baton: &Arc<Baton>, host: HostId) -> (MountId, Result<FileSystem, S
             date: Duration::from_secs(1_800_000_000 + world.random.below(1_000_000)),
         });
         config.journal = 128 << 10;
-        if world.settings.broken == Some(Broken::Patience) && world.random.below(2) == 0 {
+        if world.settings.broken.contains(&Broken::Patience) && world.random.below(2) == 0 {
             config.lease /= 3;
         }
         (mount, config)
@@ -106,6 +107,9 @@ fn stay(baton: &Arc<Baton>, mount: MountId, fs: Arc<FileSystem>) {
     let mut fenced = false;
     loop {
         let (wait, result) = fs.keep_up();
+        if matches!(result, Err(FsError::Fenced)) {
+            watcher::gives_up(&mut baton.world(), mount);
+        }
         fenced |= matches!(result, Err(FsError::Fenced)) || !fs.is_writable();
         let busy = {
             let world = baton.world();

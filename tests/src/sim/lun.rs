@@ -15,7 +15,7 @@ use super::array::{Command, Reply};
 use super::broken::{Broken, Seen};
 use super::faults;
 use super::scheduler::{Baton, Status};
-use super::settings::{Base, Transport};
+use super::settings::{Base, StopsAt, Transport};
 use super::world::MountId;
 
 /// How long a host tries a command on the wire.
@@ -26,11 +26,11 @@ const SHORT_PATIENCE: Duration = Duration::from_secs(10);
 /// A mount's way to the LUN.
 #[derive(Debug)]
 pub struct SimLun {
-    baton: Arc<Baton>,
-    mount: MountId,
+    pub(super) baton: Arc<Baton>,
+    pub(super) mount: MountId,
     name: String,
     counters: Counters,
-    broken: Option<Broken>,
+    pub(super) broken: &'static [Broken],
     pub(super) base: Arc<Base>,
     pub(super) seen: Mutex<Seen>,
 }
@@ -59,9 +59,10 @@ impl SimLun {
         command: Command,
         may: Option<&dyn Fn() -> bool>,
     ) -> Result<Reply, LunError> {
-        match self.broken {
-            Some(broken) => self.run_broken(broken, name, command, may),
-            None => self.send(name, command, may),
+        if self.broken.is_empty() {
+            self.send(name, command, may)
+        } else {
+            self.run_broken(name, command, may)
         }
     }
 
@@ -73,7 +74,12 @@ impl SimLun {
     ) -> Result<Reply, LunError> {
         let (transport, start) = {
             let mut world = self.baton.world();
-            if !world.mounts[self.mount].is_dead {
+            let stops_here = match world.settings.stops_at {
+                StopsAt::Commands => true,
+                StopsAt::Writes => may.is_some(),
+                StopsAt::Sending => false,
+            };
+            if stops_here && !world.mounts[self.mount].is_dead {
                 faults::before_command(&mut world, self.mount);
             }
             (world.settings.transport, world.turns.now)
@@ -161,6 +167,10 @@ impl SimLun {
             // must not: docs/SHARING.md, "What this doesn't do".
             let (before, there) = {
                 let mut world = self.baton.world();
+                let stops_here = world.settings.stops_at == StopsAt::Sending && may.is_some();
+                if stops_here && !world.mounts[self.mount].is_dead {
+                    faults::before_command(&mut world, self.mount);
+                }
                 let longest = if world.array.is_vaai() { 20_000 } else { 1 };
                 let moment = world.random.below(longest);
                 (Duration::from_nanos(moment), faults::latency(&mut world))
@@ -201,7 +211,7 @@ impl SimLun {
                 return Err(self.failed(name, "no answer"));
             }
             if let Command::CompareAndWrite { offset, old, new } = command
-                && self.broken != Some(Broken::Answer)
+                && !self.broken.contains(&Broken::Answer)
             {
                 let read = Command::Read {
                     offset: *offset,

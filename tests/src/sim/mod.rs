@@ -30,4 +30,4 @@ pub mod world;
 
 pub use broken::Broken;
 pub use run::{Report, run};
-pub use settings::{Settings, Transport};
+pub use settings::{Scenario, Settings, Transport};

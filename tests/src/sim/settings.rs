@@ -69,13 +69,103 @@ pub struct Settings {
     pub is_traced: bool,
     /// Most turns of a run.
     pub max_turns: u64,
-    /// A rule that isn't kept.
-    pub broken: Option<Broken>,
+    /// Rules that aren't kept.
+    pub broken: &'static [Broken],
     /// How long a host stays, at least and at most.
     pub stays: Range<Duration>,
-    /// The first host stops once, in the middle of something, for longer than its lease, and nothing else
-    /// goes wrong.
-    pub is_fence_trial: bool,
+    /// The first host stops once, in the middle of something, for so long, and nothing else goes wrong.
+    pub stops: Option<Range<Duration>>,
+    /// Where hosts stop and die in the middle of something.
+    pub stops_at: StopsAt,
+    /// How often, in a million commands of a host that has the LUN reserved, somebody resets it just
+    /// before.
+    pub resets: u64,
+}
+
+/// Where a host may stop or die.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StopsAt {
+    /// Before any command.
+    Commands,
+    /// Before a write for which it has its lease, and before it asks for that once more.
+    Writes,
+    /// On the wire, between asking and sending.
+    Sending,
+}
+
+/// What seeds are about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scenario {
+    /// Anything.
+    Any,
+    /// One of two hosts stops at a write for longer than its lease.
+    Stop(Personality),
+    /// The same by iSCSI on an array that fences, between looking at the lease and sending.
+    LateStop,
+    /// The same for half a lease, on an array that doesn't fence.
+    Blink,
+    /// Two hosts on an array without COMPARE AND WRITE, and somebody resets the LUN again and again while one
+    /// has it reserved.
+    Resets,
+    /// Answers get lost, one in a hundred.
+    Losses,
+}
+
+impl Scenario {
+    /// What `seed` says.
+    pub fn settings(self, seed: u64) -> Settings {
+        let stop = Settings::of_fence_trial(seed);
+        match self {
+            Self::Any => Settings::of(seed),
+            Self::Stop(personality) => Settings {
+                personality,
+                stops_at: StopsAt::Writes,
+                ..stop
+            },
+            Self::LateStop => Settings {
+                personality: Personality::Vaai,
+                transport: Transport::Wire,
+                stops_at: StopsAt::Sending,
+                ..stop
+            },
+            Self::Blink => Settings {
+                personality: Personality::Legacy,
+                stops_at: StopsAt::Writes,
+                stops: Some(Duration::from_secs(5)..Duration::from_secs(11)),
+                ..stop
+            },
+            Self::Resets => Settings {
+                personality: Personality::Legacy,
+                stops: None,
+                faults: 0,
+                clients: 2,
+                names: 2,
+                resets: 250_000,
+                ..stop
+            },
+            Self::Losses => Settings {
+                personality: Personality::Vaai,
+                transport: Transport::Wire,
+                stops: None,
+                faults: 0,
+                loss: 20_000,
+                ..stop
+            },
+        }
+    }
+
+    /// What tables call it.
+    pub fn shown(self) -> &'static str {
+        match self {
+            Self::Any => "anything goes wrong",
+            Self::Stop(Personality::Vaai) => "a host stops at a write, full VAAI",
+            Self::Stop(Personality::Legacy) => "a host stops at a write, SCSI-2 only",
+            Self::LateStop => "a host stops between look and sending, VAAI by iSCSI",
+            Self::Blink => "a host stops at a write for half a lease, SCSI-2 only",
+            Self::Resets => "resets while the LUN is reserved",
+            Self::Losses => "lost answers",
+        }
+    }
 }
 
 impl Settings {
@@ -105,9 +195,11 @@ impl Settings {
             freezes: random.below(4) == 0 && personality == Personality::Vaai,
             is_traced: std::env::var_os("VMFS_SIM_TRACE").is_some(),
             max_turns: 3_000_000,
-            broken: None,
+            broken: &[],
             stays: Duration::from_secs(5)..Duration::from_secs(60),
-            is_fence_trial: false,
+            stops: None,
+            stops_at: StopsAt::Commands,
+            resets: 0,
         }
     }
 
@@ -123,7 +215,7 @@ impl Settings {
             faults_until: Duration::from_secs(40),
             work_until: Duration::from_secs(100),
             stays: Duration::from_secs(90)..Duration::from_secs(91),
-            is_fence_trial: true,
+            stops: Some(Duration::from_secs(17)..Duration::from_secs(45)),
             ..Self::of(seed)
         }
     }

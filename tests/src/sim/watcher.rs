@@ -74,33 +74,55 @@ pub fn after(world: &mut World, mount: MountId, command: &Command, before: Befor
     }
     match command {
         Command::Persist(PersistentReserve::Preempt { victim, .. }) => {
-            let fenced: Vec<MountId> = (0..world.mounts.len())
-                .filter(|&other| other != mount && world.mounts[other].key == victim.0)
-                .collect();
-            world.abort(|other, _| fenced.contains(&other));
-            for other in fenced {
-                fence(world, other);
-            }
+            let is_meant = |other: MountId, key| other != mount && key == victim.0;
+            world.abort(|other, its| is_meant(other, its.key));
         }
         Command::Reset => {
             world.counts.resets += 1;
             let initiator = world.mounts[mount].nexus.initiator.clone();
             world.abort(|_, other| other.nexus.initiator != initiator);
-            let me = world.mounts[mount].slot;
-            let claimed: Vec<MountId> = (0..world.mounts.len())
-                .filter(|&other| {
-                    let slot = world.mounts[other].slot;
-                    let slot = slot.and_then(|slot| Some((slot, slot_at(world, slot.0)?)));
-                    slot.is_some_and(|((_, generation), slot)| {
-                        slot.is_used && slot.generation == generation && Some(slot.taken_by) == me
-                    })
-                })
-                .collect();
-            for other in claimed {
-                fence(world, other);
-            }
         }
         _ => {}
+    }
+    fences(world, mount, command);
+}
+
+/// Notes whom `mount` means to keep from writing by a command.
+pub fn fences(world: &mut World, mount: MountId, command: &Command) {
+    let me = world.mounts[mount].slot;
+    let is_meant = |other: &MountId| match command {
+        Command::Persist(PersistentReserve::Preempt { victim, .. }) => {
+            *other != mount && world.mounts[*other].key == victim.0
+        }
+        Command::Reset => world.mounts[*other]
+            .slot
+            .is_some_and(|(place, generation)| {
+                slot_at(world, place).is_some_and(|slot| {
+                    slot.is_used && slot.generation == generation && Some(slot.taken_by) == me
+                })
+            }),
+        _ => false,
+    };
+    let fenced: Vec<MountId> = (0..world.mounts.len()).filter(is_meant).collect();
+    for other in fenced {
+        fence(world, other);
+    }
+}
+
+/// A mount says that another host has taken its slot: has one?
+pub fn gives_up(world: &mut World, mount: MountId) {
+    let its = &world.mounts[mount];
+    let Some((place, generation)) = its.slot.filter(|_| !its.is_dead) else {
+        return;
+    };
+    let is_untouched = |slot: Slot| {
+        let has_it = slot.is_used && (slot.host, slot.generation) == (its.uuid, generation);
+        has_it && slot.taken_by == (0, 0)
+    };
+    if slot_at(world, place).is_some_and(is_untouched) {
+        world.fail(format!(
+            "mount {mount} gave up, and nobody had taken its heartbeat slot"
+        ));
     }
 }
 
