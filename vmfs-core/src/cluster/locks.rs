@@ -1,4 +1,4 @@
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -113,6 +113,8 @@ pub struct LockTable {
     changed: Condvar,
     /// How each lock was when this host last knew what it protects.
     known: Mutex<HashMap<VolumeOffset, Vec<u8>>>,
+    /// Those that another host had when this one last wanted them.
+    contended: Mutex<HashSet<VolumeOffset>>,
     listener: OnceLock<Listener>,
     random: AtomicU64,
 }
@@ -225,6 +227,7 @@ impl LockTable {
             entries: Mutex::default(),
             changed: Condvar::new(),
             known: Mutex::default(),
+            contended: Mutex::default(),
             listener: OnceLock::new(),
             random: AtomicU64::new(seed | 1),
         }
@@ -519,22 +522,14 @@ impl LockTable {
     ) -> Result<Option<Taken>, LockError> {
         let method = self.membership.method();
         if method == LockMethod::Scsi2 && !self.is_reserved(place, reserved)? {
+            if self.contended.lock().contains(&place) {
+                // Whoever finds that it has to wait keeps out nobody by a reservation for that.
+                self.decide(place, &sector::read(&self.volume, place)?, wish)?;
+            }
             *reserved = Some((place, Reserved::take(&self.volume, place)?));
         }
         let old = sector::read(&self.volume, place)?;
-        let me = &self.membership;
-        let new = match disk::decide(&self.volume, &self.layout, place, &old, wish, me)? {
-            Decision::Take(new) => new,
-            Decision::Crowded => return Err(LockError::Crowded { place }),
-            Decision::Held(holder) => {
-                let (by, is_open) = (Box::new(holder.host), holder.is_open);
-                return Err(if self.watch.is_dead(&by) {
-                    LockError::Dead { place, host: by }
-                } else {
-                    LockError::Held { place, by, is_open }
-                });
-            }
-        };
+        let new = self.decide(place, &old, wish)?;
         // Until there is an answer it may have been carried out, also if the host's reservation was lost.
         *tried = Some(new.clone());
         let written = match method {
@@ -547,6 +542,29 @@ impl LockTable {
         };
         *tried = None;
         Ok(written.then_some(Taken { old, new }))
+    }
+
+    /// The block of a lock that was found as `old` and is taken; fails if it can't be.
+    fn decide(&self, place: VolumeOffset, old: &[u8], wish: Wish) -> Result<Vec<u8>, LockError> {
+        let me = &self.membership;
+        match disk::decide(&self.volume, &self.layout, place, old, wish, me)? {
+            Decision::Take(new) => {
+                self.contended.lock().remove(&place);
+                Ok(new)
+            }
+            Decision::Crowded => Err(LockError::Crowded { place }),
+            Decision::Held(holder) => {
+                let (by, is_open) = (Box::new(holder.host), holder.is_open);
+                if self.watch.is_dead(&by) {
+                    return Err(LockError::Dead { place, host: by });
+                }
+                let mut contended = self.contended.lock();
+                if contended.len() < REMEMBERED {
+                    contended.insert(place);
+                }
+                Err(LockError::Held { place, by, is_open })
+            }
+        }
     }
 
     /// Whether the reservation at hand is one of the LUN that `place` lies on.
