@@ -1,7 +1,9 @@
-//! Disk locks of which nobody knows whether they were taken, and those that change hands in part.
+//! Disk locks of which nobody knows whether they were taken, those that change hands in part, and what another host
+//! does between two commands.
 
 mod common;
 
+use std::fmt;
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
@@ -23,6 +25,8 @@ const CREATOR: Creator = Creator {
     uid: 0,
     gid: 0,
 };
+/// Bytes of a descriptor's own address.
+const ADDRESS: usize = 4;
 const HEARTBEAT: Duration = Duration::from_millis(30);
 const LEASE: Duration = Duration::from_millis(480);
 
@@ -54,11 +58,22 @@ impl Silence {
     }
 }
 
+/// What is done when a descriptor's address alone is read next.
+#[derive(Default)]
+struct Between(Mutex<Option<Box<dyn FnOnce() + Send>>>);
+
+impl fmt::Debug for Between {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Between")
+    }
+}
+
 /// A LUN whose path goes away in the middle of a command: the array has carried it out.
 #[derive(Debug)]
 struct SilentLun {
     port: MemoryPort,
     silence: Arc<Silence>,
+    between: Arc<Between>,
 }
 
 impl SilentLun {
@@ -99,6 +114,11 @@ impl Lun for SilentLun {
     }
 
     fn read(&self, offset: DeviceOffset, buf: &mut [u8]) -> Result<(), LunError> {
+        if buf.len() == ADDRESS
+            && let Some(work) = self.between.0.lock().expect("lock").take()
+        {
+            work();
+        }
         self.run(|| self.port.read(offset, buf))
     }
 
@@ -162,6 +182,7 @@ impl Lun for SilentLun {
 struct Host {
     fs: Arc<FileSystem>,
     silence: Arc<Silence>,
+    between: Arc<Between>,
     stop: Arc<AtomicBool>,
     upkeep: JoinHandle<()>,
 }
@@ -176,10 +197,11 @@ impl Host {
         let mut config = HostConfig::new(uuid, &name);
         (config.heartbeat, config.lease) = (HEARTBEAT, LEASE);
         config.commit = Duration::from_millis(40);
-        let silence = Arc::new(Silence::default());
+        let (silence, between) = (Arc::<Silence>::default(), Arc::<Between>::default());
         let lun = Arc::new(SilentLun {
             port: array.port(&name),
             silence: Arc::clone(&silence),
+            between: Arc::clone(&between),
         });
         let volume = open_luns(vec![lun as Arc<dyn Lun>]).expect("volume");
         let fs = Arc::new(FileSystem::open_for_writing(volume, config).expect("mount"));
@@ -194,6 +216,7 @@ impl Host {
         Self {
             fs,
             silence,
+            between,
             stop,
             upkeep,
         }
@@ -302,5 +325,37 @@ fn who_only_reads_in_the_end_leaves_the_writers_their_mode() {
         c.fs.close_file(file, OpenMode::Read);
         a.fs.close_file(file, OpenMode::Read);
         hosts.into_iter().for_each(Host::unmount);
+    });
+}
+
+#[test]
+fn a_descriptor_that_becomes_another_file_while_it_is_looked_at_is_not_damaged() {
+    each(|array| {
+        let (a, b) = (Host::mount(array, 1), Host::mount(array, 2));
+        let file = a.fs.create(FdAddr::ROOT, b"file", CREATOR).expect("create");
+        let file = file.fd();
+        a.fs.unlink(FdAddr::ROOT, b"file").expect("unlink");
+        // From here on it is zeros on the LUN.
+        soon("look", || match b.fs.inode(file) {
+            Err(FsError::Stale { .. }) => Ok(()),
+            Err(error) => Err(error),
+            Ok(_) => Err(FsError::Stale { fd: file }),
+        });
+        let made = Arc::new(Mutex::new(None));
+        let (its, fs) = (Arc::clone(&made), Arc::clone(&a.fs));
+        *b.between.0.lock().expect("lock") = Some(Box::new(move || {
+            let made = fs.create(FdAddr::ROOT, b"file", CREATOR).expect("create");
+            *its.lock().expect("lock") = Some(made.fd());
+            // It has to be on the LUN before the address is read.
+            fs.sync().expect("sync");
+        }));
+        let found = b.fs.inode(file);
+        assert_eq!(*made.lock().expect("lock"), Some(file), "made again");
+        match found {
+            Ok(inode) => assert_eq!(inode.fd(), file),
+            Err(error) => assert!(matches!(error, FsError::Stale { .. }), "{error}"),
+        }
+        a.unmount();
+        b.unmount();
     });
 }

@@ -198,12 +198,18 @@ impl FileSystem {
         let found = self.consistently(fd, || {
             // What is taken into the cache must not be changed meanwhile.
             let _guard = self.read_lock(fd);
-            Ok(self.store.inode(fd)?)
+            match self.store.inode(fd) {
+                // At the same moment: a little later there may be another file.
+                Err(_) if shared && self.is_gone(fd)? => Ok(None),
+                found => Ok(Some(found?)),
+            }
         });
-        if shared && found.is_err() && self.is_gone(fd)? {
-            return Err(FsError::Stale { fd });
+        match found {
+            Ok(Some(inode)) => Ok(inode),
+            Ok(None) => Err(FsError::Stale { fd }),
+            Err(_) if shared && self.is_gone(fd)? => Err(FsError::Stale { fd }),
+            Err(error) => Err(error),
         }
-        found
     }
 
     /// Whether there is no file in this descriptor any more.
