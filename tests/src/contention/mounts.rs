@@ -108,6 +108,10 @@ impl Worker<'_> {
                 _ => Outcome::Unknown,
             };
             self.notes.note(&Note::End(now(), outcome.clone()));
+            if matches!(call, Call::Create(_)) && errno == Some(Errno::STALE) {
+                // Another host has deleted it before it was open.
+                continue;
+            }
             if let (Outcome::Unknown, Err(error)) = (outcome, result) {
                 return self.explain(&call, &error);
             }
