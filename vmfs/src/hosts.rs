@@ -246,6 +246,9 @@ fn journal(state: JournalState) -> String {
     match state {
         JournalState::None => "none".to_owned(),
         JournalState::Empty => "empty: all is in place".to_owned(),
+        JournalState::Pending { transactions: 1 } => {
+            "a transaction that may not be in place; a takeover replays it".to_owned()
+        }
         JournalState::Pending { transactions } => {
             format!("{transactions} transactions that may not be in place; a takeover replays them")
         }

@@ -70,7 +70,7 @@ pub const LEFT_OUT: [LeftOut; 13] = [
     ),
     (&[Broken::Lease], Scenario::Stop(Personality::Vaai), None),
     (&[Broken::Fence], Scenario::Stop(Personality::Legacy), None),
-    (&[Broken::Fence], Scenario::Stop(Personality::Vaai), None),
+    (&[Broken::Fence], Scenario::Stop(Personality::Vaai), Some(2)),
     (&[Broken::Fence], Scenario::LateStop, Some(1)),
     (
         &[Broken::Lease, Broken::Fence],
