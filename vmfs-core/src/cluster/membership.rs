@@ -35,7 +35,7 @@ pub struct Membership {
     host: Uuid,
     generation: u64,
     /// What the host has written last.
-    own: Mutex<Vec<u8>>,
+    own: Mutex<Own>,
     /// The host's uptime at the last renewal, in milliseconds.
     renewed: AtomicU64,
     lost: AtomicBool,
@@ -72,6 +72,26 @@ enum Trust<'a> {
     Seen(&'a Host),
     /// Nobody can change it meanwhile.
     Reserved,
+}
+
+/// The block with the host's slot.
+#[derive(Debug, Default)]
+struct Own {
+    /// As the host has written it last.
+    block: Vec<u8>,
+    /// As it may be instead: nobody has said whether this was written.
+    tried: Option<Vec<u8>>,
+}
+
+impl Own {
+    /// Whether `found` in its place is from this host.
+    fn is(&mut self, found: &[u8]) -> bool {
+        if self.tried.as_deref() == Some(found) {
+            self.block = found.to_vec();
+            self.tried = None;
+        }
+        self.block == found
+    }
 }
 
 /// Whether `seen` is what the slot `own` says.
@@ -162,7 +182,7 @@ impl Membership {
             offset: free.offset,
             host: host.uuid,
             generation: free.generation,
-            own: Mutex::new(Vec::new()),
+            own: Mutex::default(),
             renewed: AtomicU64::new(host.clock.uptime().as_millis() as u64),
             lost: AtomicBool::new(false),
             replayed: Mutex::default(),
@@ -177,7 +197,7 @@ impl Membership {
             return Ok(None);
         }
         membership.volume.flush()?;
-        *membership.own.lock() = own;
+        membership.own.lock().block = own;
         Ok(Some(membership))
     }
 
@@ -242,7 +262,7 @@ impl Membership {
     /// Whether the slot says where a journal is.
     pub fn has_journal(&self) -> bool {
         let own = self.own.lock();
-        Heartbeat::ref_from_prefix(&own).is_ok_and(|(slot, _)| slot.journal_addr.get() != 0)
+        Heartbeat::ref_from_prefix(&own.block).is_ok_and(|(slot, _)| slot.journal_addr.get() != 0)
     }
 
     /// Says whether the host shares all it knows with other hosts at once.
@@ -301,11 +321,13 @@ impl Membership {
             return Ok(Some(Renewal::Lost));
         }
         // Who was fenced would only wait for its command to be let through.
-        if self.is_stale() && sector::read(&self.volume, self.offset)? != *own {
+        if (self.is_stale() || own.tried.is_some())
+            && !own.is(&sector::read(&self.volume, self.offset)?)
+        {
             return Ok(Some(self.lose()));
         }
         let now = self.clock.uptime();
-        let mut new = own.clone();
+        let mut new = own.block.clone();
         let (head, tail) = new.split_at_mut(HostNote::OFFSET);
         if let (Ok((slot, _)), Ok((note, _))) = (
             Heartbeat::mut_from_prefix(head),
@@ -315,41 +337,58 @@ impl Membership {
             // It must differ each time, however fast the calls.
             slot.stamp = self.stamp().max(slot.stamp.get() + 1).into();
         }
-        let swapped = match self.method {
+        match self.swap_slot(&own.block, &new, trust) {
+            Ok(None) => {
+                // The LUN may have sent it in time, and wanted to once more when there was no answer.
+                own.tried = Some(new);
+                Ok(None)
+            }
+            Ok(Some(false)) => Ok(Some(self.lose())),
+            Ok(Some(true)) => {
+                own.block = new;
+                own.tried = None;
+                self.renewed.store(now.as_millis() as u64, SeqCst);
+                Ok(Some(Renewal::Renewed))
+            }
+            Err(error) => {
+                own.tried = Some(new);
+                Err(error)
+            }
+        }
+    }
+
+    /// Writes `new` where `old` is; `false` where it isn't, `None` when that needs a reservation by now.
+    fn swap_slot(
+        &self,
+        old: &[u8],
+        new: &[u8],
+        trust: Trust<'_>,
+    ) -> Result<Option<bool>, LvmError> {
+        match self.method {
             LockMethod::Scsi2 => match trust {
                 Trust::Reserved => {
-                    let (volume, offset) = (&self.volume, self.offset);
-                    Some(sector::compare_then_write(volume, offset, &own, &new)?)
+                    sector::compare_then_write(&self.volume, self.offset, old, new).map(Some)
                 }
-                Trust::Seen(seen) if is_of(seen, &own) => self.write_in_time(&new)?,
-                Trust::Seen(_) | Trust::Nothing => self.swap_in_time(&own, &new)?,
+                Trust::Seen(seen) if is_of(seen, old) => self.write_in_time(new),
+                Trust::Seen(_) | Trust::Nothing => self.swap_in_time(old, new),
             },
-            method => match sector::swap(&self.volume, method, self.offset, &own, &new) {
+            method => match sector::swap(&self.volume, method, self.offset, old, new) {
                 // It isn't registered any more, so it may not even compare.
                 Err(LvmError::Lun(LunError::ReservationConflict { .. }))
-                    if sector::read(&self.volume, self.offset)? != *own =>
+                    if sector::read(&self.volume, self.offset)? != old =>
                 {
-                    Some(false)
+                    Ok(Some(false))
                 }
-                swapped => Some(swapped?),
+                swapped => swapped.map(Some),
             },
-        };
-        Ok(match swapped {
-            None => None,
-            Some(false) => Some(self.lose()),
-            Some(true) => {
-                *own = new;
-                self.renewed.store(now.as_millis() as u64, SeqCst);
-                Some(Renewal::Renewed)
-            }
-        })
+        }
     }
 
     /// Whether another host has written to the slot. Not for who has `own` locked.
     fn is_changed(&self) -> Result<bool, LvmError> {
         // Locked while it is read: another thread may renew it.
-        let own = self.own.lock();
-        Ok(sector::read(&self.volume, self.offset)? != *own)
+        let mut own = self.own.lock();
+        Ok(!own.is(&sector::read(&self.volume, self.offset)?))
     }
 
     /// Notes that the slot is another host's to clear, and says so once.
@@ -480,13 +519,16 @@ impl Membership {
 
     /// Gives the slot back; durable on return.
     pub fn release(&self) -> Result<(), LvmError> {
-        let own = self.own.lock();
+        let mut own = self.own.lock();
         if self.lost.swap(true, SeqCst) {
             return Ok(());
         }
-        let free = free_image(self.offset, self.generation, own.len());
+        if own.tried.is_some() {
+            own.is(&sector::read(&self.volume, self.offset)?);
+        }
+        let free = free_image(self.offset, self.generation, own.block.len());
         // If it isn't the host's any more it has nothing to give back.
-        sector::swap(&self.volume, self.method, self.offset, &own, &free)?;
+        sector::swap(&self.volume, self.method, self.offset, &own.block, &free)?;
         self.volume.flush()?;
         self.unregister();
         Ok(())
