@@ -4,106 +4,26 @@ mod common;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
-use std::thread::{self, JoinHandle};
+use std::thread;
 use std::time::{Duration, Instant};
 
+use common::upkept::{HEARTBEAT, LEASE, Upkept as Host, each_of};
 use common::{volume, volume_of};
 use mkfs_vmfs::Options;
 use vmfs_core::cluster::{HostConfig, LockMethod};
 use vmfs_core::format::{Family, FdAddr, Uuid};
 use vmfs_core::fs::{Creator, FileSystem, FsError, OpenMode, Rename};
 use vmfs_core::lvm::open_luns;
-use vmfs_core::scsi::{Lun, MemoryArray, MemoryLun, Personality};
+use vmfs_core::scsi::{Lun, MemoryArray, Personality};
 
 const CREATOR: Creator = Creator {
     mode: 0o644,
     uid: 0,
     gid: 0,
 };
-/// Everything in the time scale of tests: a hundredth of the usual.
-const HEARTBEAT: Duration = Duration::from_millis(30);
-const LEASE: Duration = Duration::from_millis(480);
-
-/// A host with the thread that does its upkeep.
-struct Host {
-    fs: Arc<FileSystem>,
-    stop: Arc<AtomicBool>,
-    upkeep: Option<JoinHandle<()>>,
-}
-
-impl Host {
-    fn mount(array: &MemoryArray, number: u32) -> Self {
-        let uuid = Uuid {
-            time_lo: number.into(),
-            ..Uuid::default()
-        };
-        let name = format!("host{number}");
-        let mut config = HostConfig::new(uuid, &name);
-        (config.heartbeat, config.lease) = (HEARTBEAT, LEASE);
-        config.commit = Duration::from_millis(50);
-        let lun = Arc::new(array.port(&name)) as Arc<dyn Lun>;
-        let volume = open_luns(vec![lun]).expect("volume");
-        let fs = Arc::new(FileSystem::open_for_writing(volume, config).expect("mount"));
-        let stop = Arc::new(AtomicBool::new(false));
-        let (its, stopped) = (Arc::clone(&fs), Arc::clone(&stop));
-        let upkeep = thread::spawn(move || {
-            while !stopped.load(SeqCst) {
-                let (wait, result) = its.keep_up();
-                if let Err(error) = result {
-                    assert!(matches!(error, FsError::Fenced), "{error}");
-                }
-                thread::sleep(wait.min(HEARTBEAT / 4));
-            }
-        });
-        Self {
-            fs,
-            stop,
-            upkeep: Some(upkeep),
-        }
-    }
-
-    fn pause(&mut self) {
-        self.stop.store(true, SeqCst);
-        if let Some(upkeep) = self.upkeep.take() {
-            upkeep.join().expect("upkeep");
-        }
-    }
-
-    fn unmount(mut self) {
-        self.pause();
-        self.fs.close().expect("close");
-    }
-
-    fn names(&self, directory: FdAddr) -> Vec<String> {
-        let directory = self.fs.inode(directory).expect("directory");
-        let mut names = Vec::new();
-        let visit = |entry: vmfs_core::fs::DirEntry| {
-            names.push(String::from_utf8(entry.name).expect("UTF-8"));
-            true
-        };
-        self.fs.read_dir(&directory, 0, visit).expect("list");
-        names.retain(|name| !name.starts_with('.'));
-        names.sort();
-        names
-    }
-}
 
 fn each(test: impl Fn(&MemoryArray)) {
     each_of(volume, test);
-}
-
-fn each_of(volume: impl Fn(Family) -> Arc<MemoryLun>, test: impl Fn(&MemoryArray)) {
-    for family in [Family::Vmfs6, Family::Vmfs5] {
-        for personality in [Personality::Vaai, Personality::Legacy] {
-            eprintln!("{family:?} on {personality:?}");
-            let array = MemoryArray::with(&volume(family), personality);
-            test(&array);
-            let volume = open_luns(vec![Arc::new(array.port("checker")) as _]).expect("volume");
-            let fs = FileSystem::open(volume).expect("open");
-            let report = fsck_vmfs::check(&fs, &mut |_| {});
-            assert!(report.is_clean(), "{:#?}", report.findings);
-        }
-    }
 }
 
 #[test]

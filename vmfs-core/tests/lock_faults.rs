@@ -5,19 +5,17 @@ mod common;
 
 use std::fmt;
 use std::io;
-use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
-use std::thread::{self, JoinHandle, ThreadId};
+use std::thread::{self, ThreadId};
 use std::time::{Duration, Instant};
 
+use common::upkept::{HEARTBEAT, LEASE, Upkept, each_of};
 use common::volume;
-use vmfs_core::cluster::HostConfig;
-use vmfs_core::format::{Family, FdAddr, Uuid};
+use vmfs_core::format::FdAddr;
 use vmfs_core::fs::{Creator, FileSystem, FsError, OpenMode};
-use vmfs_core::lvm::open_luns;
 use vmfs_core::scsi::{
     Access, Attention, Capabilities, Comparison, Counters, DeviceOffset, Lun, LunError,
-    MemoryArray, MemoryPort, PersistentReserve, Personality, Reservations,
+    MemoryArray, MemoryPort, PersistentReserve, Reservations,
 };
 
 const CREATOR: Creator = Creator {
@@ -27,8 +25,6 @@ const CREATOR: Creator = Creator {
 };
 /// Bytes of a descriptor's own address.
 const ADDRESS: usize = 4;
-const HEARTBEAT: Duration = Duration::from_millis(30);
-const LEASE: Duration = Duration::from_millis(480);
 
 /// Which commands of one thread have no answer any more.
 #[derive(Debug, Default)]
@@ -178,69 +174,38 @@ impl Lun for SilentLun {
     }
 }
 
-/// A host with the thread that does its upkeep.
+/// A host whose path goes away.
 struct Host {
     fs: Arc<FileSystem>,
+    upkept: Upkept,
     silence: Arc<Silence>,
     between: Arc<Between>,
-    stop: Arc<AtomicBool>,
-    upkeep: JoinHandle<()>,
 }
 
 impl Host {
     fn mount(array: &MemoryArray, number: u32) -> Self {
-        let uuid = Uuid {
-            time_lo: number.into(),
-            ..Uuid::default()
-        };
-        let name = format!("host{number}");
-        let mut config = HostConfig::new(uuid, &name);
-        (config.heartbeat, config.lease) = (HEARTBEAT, LEASE);
-        config.commit = Duration::from_millis(40);
         let (silence, between) = (Arc::<Silence>::default(), Arc::<Between>::default());
         let lun = Arc::new(SilentLun {
-            port: array.port(&name),
+            port: array.port(&format!("host{number}")),
             silence: Arc::clone(&silence),
             between: Arc::clone(&between),
         });
-        let volume = open_luns(vec![lun as Arc<dyn Lun>]).expect("volume");
-        let fs = Arc::new(FileSystem::open_for_writing(volume, config).expect("mount"));
-        let stop = Arc::new(AtomicBool::new(false));
-        let (its, stopped) = (Arc::clone(&fs), Arc::clone(&stop));
-        let upkeep = thread::spawn(move || {
-            while !stopped.load(SeqCst) {
-                let (wait, _) = its.keep_up();
-                thread::sleep(wait.min(HEARTBEAT / 4));
-            }
-        });
+        let upkept = Upkept::on(lun, number, Duration::from_millis(40), |_| true);
         Self {
-            fs,
+            fs: Arc::clone(&upkept.fs),
+            upkept,
             silence,
             between,
-            stop,
-            upkeep,
         }
     }
 
     fn unmount(self) {
-        self.stop.store(true, SeqCst);
-        self.upkeep.join().expect("upkeep");
-        self.fs.close().expect("close");
+        self.upkept.unmount();
     }
 }
 
 fn each(test: impl Fn(&MemoryArray)) {
-    for family in [Family::Vmfs6, Family::Vmfs5] {
-        for personality in [Personality::Vaai, Personality::Legacy] {
-            eprintln!("{family:?} on {personality:?}");
-            let array = MemoryArray::with(&volume(family), personality);
-            test(&array);
-            let volume = open_luns(vec![Arc::new(array.port("checker")) as _]).expect("volume");
-            let fs = FileSystem::open(volume).expect("open");
-            let report = fsck_vmfs::check(&fs, &mut |_| {});
-            assert!(report.is_clean(), "{:#?}", report.findings);
-        }
-    }
+    each_of(volume, test);
 }
 
 /// Tries until it works, for less than the time after which other hosts count as dead.

@@ -207,6 +207,7 @@ impl FileSystem {
         match found {
             Ok(Some(inode)) => Ok(inode),
             Ok(None) => Err(FsError::Stale { fd }),
+            // One that never was a file has no lock to look at either.
             Err(_) if shared && self.is_gone(fd)? => Err(FsError::Stale { fd }),
             Err(error) => Err(error),
         }

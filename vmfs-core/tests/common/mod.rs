@@ -1,6 +1,8 @@
 //! Volumes in memory, hosts with a clock of their own, and randomness from a seed.
 #![allow(dead_code, reason = "not every test uses all of it")]
 
+pub(crate) mod upkept;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use std::time::Duration;
