@@ -7,7 +7,7 @@ use tempfile::TempDir;
 use vmfs_core::cluster::LockMethod;
 use vmfs_core::format::Family;
 use vmfs_tests::contention::ground::Ground;
-use vmfs_tests::contention::run::{Plan, Program, run};
+use vmfs_tests::contention::run::{Plan, Program};
 use vmfs_tests::contention::{fence, verdict};
 use vmfs_tests::random::setting;
 
@@ -44,14 +44,7 @@ fn judge(folder: TempDir, ground: &Ground, plan: &Plan) {
         path: PROGRAM.into(),
         arguments: vec!["host".to_owned()],
     };
-    let judged = run(&program, ground, plan).and_then(|done| verdict::judge(ground, plan, done));
-    match judged {
-        Ok(report) => println!("{report}"),
-        Err(error) => {
-            let kept = folder.keep();
-            panic!("{plan:?} (kept: {}): {error}", kept.display());
-        }
-    }
+    verdict::must_hold(&program, folder, ground, plan);
 }
 
 #[test]

@@ -8,7 +8,7 @@ use vmfs_core::cluster::LockMethod;
 use vmfs_core::format::Family;
 use vmfs_tests::contention::ground::Ground;
 use vmfs_tests::contention::host::{self, Settings};
-use vmfs_tests::contention::run::{Plan, Program, run};
+use vmfs_tests::contention::run::{Plan, Program};
 use vmfs_tests::contention::verdict;
 use vmfs_tests::random::setting;
 
@@ -34,15 +34,7 @@ fn contend(family: Family, lock: LockMethod) {
     };
     let folder = tempfile::tempdir().expect("a folder");
     let ground = Ground::make(folder.path(), &plan);
-    let judged =
-        run(&program, &ground, &plan).and_then(|done| verdict::judge(&ground, &plan, done));
-    match judged {
-        Ok(report) => println!("{report}"),
-        Err(error) => {
-            let kept = folder.keep();
-            panic!("{plan:?} (kept: {}): {error}", kept.display());
-        }
-    }
+    verdict::must_hold(&program, folder, &ground, &plan);
 }
 
 #[test]

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::time::Duration;
 
+use tempfile::TempDir;
 use vmfs_core::fs::{DirEntry, FileSystem, FsError};
 use vmfs_core::lvm::open_paths;
 use vmfs_core::scsi::Access;
@@ -13,7 +14,7 @@ use super::history::{Call, Event, Note, Outcome, events, notes, now, span};
 use super::host::{COMMON, COUNTER, GROWING, LARGEST, OWN, identity, pattern};
 use super::mounts;
 use super::register::{by_name, check};
-use super::run::{Done, Plan};
+use super::run::{Done, Plan, Program, run};
 
 /// What a run was like.
 #[derive(Debug)]
@@ -32,6 +33,20 @@ pub struct Report {
     pub longest: Duration,
     pub percentile99: Duration,
     pub counters: Counted,
+}
+
+/// Runs `plan` on the ground in `folder`, and judges that.
+///
+/// # Panics
+/// When not all is as it must be; the folder is kept then.
+pub fn must_hold(program: &Program, folder: TempDir, ground: &Ground, plan: &Plan) {
+    match run(program, ground, plan).and_then(|done| judge(ground, plan, done)) {
+        Ok(report) => println!("{report}"),
+        Err(error) => {
+            let kept = folder.keep();
+            panic!("{plan:?} (kept: {}): {error}", kept.display());
+        }
+    }
 }
 
 /// Finds everything that must be true of what the hosts of a run did and left; what isn't, in words.
