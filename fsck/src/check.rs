@@ -8,7 +8,7 @@ use vmfs_core::format::{BlockAddr, FdAddr};
 use vmfs_core::fs::FileSystem;
 use vmfs_core::lvm::Volume;
 
-use crate::code::{Code, Pass, Severity};
+use crate::code::{Code, Progress, Severity};
 use crate::finding::{Finding, Report};
 use crate::judge::{Judge, Mode};
 use crate::passes;
@@ -23,7 +23,7 @@ const MAX_REMEMBERED: usize = 1 << 20;
 pub(crate) struct Check<'a> {
     pub(crate) plan: Arc<Plan>,
     pub(crate) judge: Judge,
-    pub(crate) progress: &'a mut dyn FnMut(Pass),
+    pub(crate) progress: &'a mut dyn FnMut(Progress),
     pub(crate) report: Report,
     /// A map or descriptor was lost: what nothing refers to may be its file's data.
     pub(crate) lost_map: bool,
@@ -49,7 +49,7 @@ impl<'a> Check<'a> {
     pub(crate) fn new(
         plan: Arc<Plan>,
         judge: Judge,
-        progress: &'a mut dyn FnMut(Pass),
+        progress: &'a mut dyn FnMut(Progress),
         now: u32,
     ) -> Self {
         Self {
@@ -162,11 +162,11 @@ impl<'a> Check<'a> {
     }
 }
 
-/// Checks the file system `fs` without changing it; `progress` is told each pass as it starts.
+/// Checks the file system `fs` without changing it; `progress` is told each pass as it starts, and how far a search has come.
 ///
 /// A repair is made in memory, to see what is behind each finding: [`Finding::repaired`] tells
 /// what `fsck.vmfs -y` would repair.
-pub fn check(fs: &FileSystem, progress: &mut dyn FnMut(Pass)) -> Report {
+pub fn check(fs: &FileSystem, progress: &mut dyn FnMut(Progress)) -> Report {
     let plan = Arc::new(Plan::default());
     let volume = plan.over(fs.volume());
     let judge = Judge::new(Mode::Check);

@@ -26,6 +26,20 @@ pub enum Pass {
     Bitmaps,
 }
 
+/// What a check is at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Progress {
+    /// A pass begins.
+    Pass(Pass),
+    /// The volume is looked through for what belongs to resource files that are lost.
+    Search {
+        /// Bytes that were looked at or passed over.
+        done: u64,
+        /// Bytes of the volume.
+        of: u64,
+    },
+}
+
 impl Pass {
     /// All of them in order.
     pub const ALL: [Self; 9] = [

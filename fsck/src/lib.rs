@@ -25,7 +25,7 @@ pub mod undo;
 mod usage;
 
 pub use check::check;
-pub use code::{Code, Pass, Severity};
+pub use code::{Code, Pass, Progress, Severity};
 pub use finding::{Finding, Report, ResourceCount};
 pub use judge::{Answer, Mode};
 pub use repair::{FsckError, Options, Outcome, run};

@@ -9,7 +9,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Parser;
-use fsck_vmfs::{Answer, Finding, FsckError, Mode, Options, Outcome, Pass, run};
+use fsck_vmfs::{Answer, Finding, FsckError, Mode, Options, Outcome, Progress, run};
+use indicatif::{HumanBytes, ProgressBar};
 use vmfs_core::scsi::{self, Access, Lun};
 
 use cli::{Args, Kind};
@@ -73,11 +74,22 @@ fn work(args: &Args) -> Result<Outcome, Box<dyn std::error::Error>> {
     };
     let spinner = progress_spinner(args);
     let mut shown = 0;
-    let mut progress = |pass: Pass| {
-        shown += 1;
-        spinner.set_message(format!("pass {shown}: {}", pass.title()));
-        if args.verbose {
-            eprintln!("pass {shown}: {}", pass.title());
+    let mut searching = false;
+    let mut progress = |progress: Progress| match progress {
+        Progress::Pass(pass) => {
+            shown += 1;
+            spinner.set_message(format!("pass {shown}: {}", pass.title()));
+            if args.verbose {
+                eprintln!("pass {shown}: {}", pass.title());
+            }
+        }
+        Progress::Search { done, of } => {
+            let what = "looking through the whole volume for what belongs to lost resource files";
+            let (done, of) = (HumanBytes(done), HumanBytes(of));
+            spinner.set_message(format!("{what}: {done} of {of}"));
+            if args.verbose && !std::mem::replace(&mut searching, true) {
+                eprintln!("{what}, {of}");
+            }
         }
     };
     let asked = spinner.clone();
@@ -109,11 +121,11 @@ fn work(args: &Args) -> Result<Outcome, Box<dyn std::error::Error>> {
     Ok(outcome)
 }
 
-fn progress_spinner(args: &Args) -> indicatif::ProgressBar {
+fn progress_spinner(args: &Args) -> ProgressBar {
     if !std::io::stderr().is_terminal() || args.verbose {
-        return indicatif::ProgressBar::hidden();
+        return ProgressBar::hidden();
     }
-    let spinner = indicatif::ProgressBar::new_spinner();
+    let spinner = ProgressBar::new_spinner();
     spinner.enable_steady_tick(Duration::from_millis(200));
     spinner
 }

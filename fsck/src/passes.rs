@@ -24,19 +24,19 @@ use vmfs_core::journal::MetaReader;
 use vmfs_core::lvm::Volume;
 
 use crate::check::Check;
-use crate::code::Pass;
+use crate::code::{Pass, Progress};
 use crate::round::Round;
 use crate::usage::Usage;
 
 /// One round of all passes over `volume`.
 pub(crate) fn run(check: &mut Check<'_>, volume: &Volume) {
-    (check.progress)(Pass::Volume);
+    (check.progress)(Progress::Pass(Pass::Volume));
     let Some((fsd, layout)) = volume::run(check, volume) else {
         return;
     };
-    (check.progress)(Pass::Hosts);
+    (check.progress)(Progress::Pass(Pass::Hosts));
     let hosts = hosts::run(check, volume, &layout);
-    (check.progress)(Pass::Resources);
+    (check.progress)(Progress::Pass(Pass::Resources));
     let reader = Arc::new(MetaReader::new(volume.clone(), layout.clone()));
     let Some(resources) = resources::open(check, &reader, &fsd) else {
         return;
@@ -64,15 +64,15 @@ pub(crate) fn run(check: &mut Check<'_>, volume: &Volume) {
         ahead: None,
     };
     let round = &mut round;
-    (round.check.progress)(Pass::Descriptors);
+    (round.check.progress)(Progress::Pass(Pass::Descriptors));
     descriptors::run(round);
     hosts::mark_journals(round);
-    (round.check.progress)(Pass::Directories);
+    (round.check.progress)(Progress::Pass(Pass::Directories));
     directories::run(round);
-    (round.check.progress)(Pass::Connectivity);
+    (round.check.progress)(Progress::Pass(Pass::Connectivity));
     connectivity::run(round);
-    (round.check.progress)(Pass::Duplicates);
+    (round.check.progress)(Progress::Pass(Pass::Duplicates));
     duplicates::run(round);
-    (round.check.progress)(Pass::Bitmaps);
+    (round.check.progress)(Progress::Pass(Pass::Bitmaps));
     bitmaps::run(round);
 }

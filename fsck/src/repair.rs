@@ -12,7 +12,7 @@ use vmfs_core::lvm::{LvmError, Volume};
 use vmfs_core::scsi::{Clock, Lun, LunError, SystemClock};
 
 use crate::check::Check;
-use crate::code::{Code, Pass};
+use crate::code::{Code, Pass, Progress};
 use crate::finding::{Finding, Report};
 use crate::journals::{self, Journal};
 use crate::judge::{Judge, Mode};
@@ -139,7 +139,7 @@ impl Drop for Reservation {
 }
 
 /// Checks the volume on `luns`, all its devices in any order, and repairs it as `mode` says.
-/// `progress` is told each pass as it starts.
+/// `progress` is told each pass as it starts, and how far a search has come.
 ///
 /// # Errors
 /// [`FsckError`]: nothing was repaired, or, with [`FsckError::Write`], a part: another run goes on.
@@ -147,7 +147,7 @@ pub fn run(
     luns: &[Arc<dyn Lun>],
     mode: Mode,
     options: &Options,
-    progress: &mut dyn FnMut(Pass),
+    progress: &mut dyn FnMut(Progress),
 ) -> Result<Outcome, FsckError> {
     let plan = Arc::new(Plan::default());
     let judge = Judge::new(mode);
@@ -158,7 +158,7 @@ pub fn run(
         .collect();
     let now = options.clock.now().as_secs() as u32;
     let mut check = Check::new(Arc::clone(&plan), judge, progress, now);
-    (check.progress)(Pass::Devices);
+    (check.progress)(Progress::Pass(Pass::Devices));
     let volume = passes::devices::open(&mut check, &planned)?;
     let mut refused = None;
     let mut held = None;

@@ -7,7 +7,7 @@
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use std::sync::{Arc, mpsc};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use vmfs_core::format::FileKind;
 use vmfs_core::fs::{FileSystem, SeekTo};
@@ -18,8 +18,13 @@ use vmfs_tests::images::esxi_volume;
 use vmfs_tests::random::{Random, setting};
 use vmfs_tests::walk::walk;
 
-/// A volume that takes longer than this hangs.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// A volume for which more is read than this hangs, however fast the machine is.
+const MOST_READ: u64 = 2 << 30;
+const MOST_READS: u64 = 1 << 20;
+/// And so does one that takes this long, some hundred times what any does, for a loop that reads nothing.
+const PATIENCE: Duration = Duration::from_secs(120);
+/// How often that is looked at.
+const LOOK: Duration = Duration::from_millis(200);
 /// The process never has more memory than this.
 const MOST_MEMORY_KIB: u64 = 256 << 10;
 /// Files that are looked at on one damaged volume.
@@ -207,6 +212,32 @@ fn use_volume(luns: Vec<Arc<dyn Lun>>) -> u64 {
     report.descriptors + files.len() as u64
 }
 
+/// What was read so far: commands and bytes.
+fn read_so_far(luns: &[Vec<Arc<FileLun>>]) -> (u64, u64) {
+    luns.iter()
+        .flatten()
+        .fold((0, 0), |(commands, bytes), lun| {
+            let reads = lun.counters().snapshot().reads;
+            (commands + reads.commands, bytes + reads.bytes)
+        })
+}
+
+/// Waits until the worker has `finished` one volume; whether it has, or ends.
+fn ends(finished: &mpsc::Receiver<()>, luns: &[Vec<Arc<FileLun>>]) -> bool {
+    let (start, before) = (Instant::now(), read_so_far(luns));
+    loop {
+        match finished.recv_timeout(LOOK) {
+            Err(mpsc::RecvTimeoutError::Timeout) => {}
+            Ok(()) | Err(mpsc::RecvTimeoutError::Disconnected) => return true,
+        }
+        let now = read_so_far(luns);
+        let too_much = now.0 - before.0 > MOST_READS || now.1 - before.1 > MOST_READ;
+        if too_much || start.elapsed() > PATIENCE {
+            return false;
+        }
+    }
+}
+
 fn peak_memory_kib() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").expect("status");
     let line = status
@@ -241,6 +272,7 @@ fn damaged_volumes_neither_panic_nor_hang_nor_take_all_memory() {
     let current = Arc::new(AtomicU64::new(first));
     let (done, finished) = mpsc::channel();
     let working_on = Arc::clone(&current);
+    let all_luns = luns.clone();
     let worker = std::thread::spawn(move || {
         let mut seen = 0;
         for seed in first..first + count {
@@ -265,13 +297,11 @@ fn damaged_volumes_neither_panic_nor_hang_nor_take_all_memory() {
         seen
     });
     for _ in 0..count {
-        match finished.recv_timeout(PATIENCE) {
-            Ok(()) => {}
-            Err(mpsc::RecvTimeoutError::Disconnected) => break,
-            Err(mpsc::RecvTimeoutError::Timeout) => {
-                panic!("hangs: VMFS_HOSTILE_SEED={}", current.load(SeqCst));
-            }
-        }
+        assert!(
+            ends(&finished, &all_luns),
+            "hangs: VMFS_HOSTILE_SEED={}",
+            current.load(SeqCst)
+        );
     }
     let seen = worker.join().expect("no panic");
     let peak = peak_memory_kib();

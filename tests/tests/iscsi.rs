@@ -162,6 +162,12 @@ fn capabilities_are_found_by_asking() {
     // Only whole blocks are unmapped; tgt's read as zeros then.
     assert_eq!((back[0], back[511], back[512]), (7, 7, 0));
     assert_ne!(lun.identity(), Some(&identity), "another target's LUN");
+    // tgt's disk is an image, which has a hole there.
+    lun.write(at(1 << 20), &[7; 4096]).expect("write");
+    let next = lun.next_mapped(at(8192)).expect("GET LBA STATUS");
+    assert_eq!(next, Some(1 << 20..(1 << 20) + 4096));
+    assert_eq!(lun.next_mapped(at((1 << 20) + 4096)).expect("none"), None);
+    assert_eq!(lun.next_mapped(at(lun.capacity())).expect("none"), None);
 }
 
 #[test]

@@ -13,10 +13,7 @@ use common::upkept::{HEARTBEAT, LEASE, Upkept, each_of};
 use common::volume;
 use vmfs_core::format::FdAddr;
 use vmfs_core::fs::{Creator, FileSystem, FsError, OpenMode};
-use vmfs_core::scsi::{
-    Access, Attention, Capabilities, Comparison, Counters, DeviceOffset, Lun, LunError,
-    MemoryArray, MemoryPort, PersistentReserve, Reservations,
-};
+use vmfs_core::scsi::{Comparison, DeviceOffset, Lun, LunError, MemoryArray, MemoryPort};
 
 const CREATOR: Creator = Creator {
     mode: 0o644,
@@ -93,21 +90,7 @@ impl SilentLun {
 }
 
 impl Lun for SilentLun {
-    fn name(&self) -> &str {
-        self.port.name()
-    }
-
-    fn capacity(&self) -> u64 {
-        self.port.capacity()
-    }
-
-    fn block_size(&self) -> u32 {
-        self.port.block_size()
-    }
-
-    fn access(&self) -> Access {
-        self.port.access()
-    }
+    vmfs_core::forward_lun!(port: name capacity block_size access capabilities persistent_reserve reservations reset attentions counters);
 
     fn read(&self, offset: DeviceOffset, buf: &mut [u8]) -> Result<(), LunError> {
         if buf.len() == ADDRESS
@@ -130,10 +113,6 @@ impl Lun for SilentLun {
         self.run(|| self.port.flush())
     }
 
-    fn capabilities(&self) -> Capabilities {
-        self.port.capabilities()
-    }
-
     fn compare_and_write(
         &self,
         offset: DeviceOffset,
@@ -151,26 +130,6 @@ impl Lun for SilentLun {
         // With the path the session ends, and with that the reservation.
         let _ = self.port.release();
         self.run(|| Ok(()))
-    }
-
-    fn persistent_reserve(&self, action: PersistentReserve) -> Result<(), LunError> {
-        self.port.persistent_reserve(action)
-    }
-
-    fn reservations(&self) -> Result<Reservations, LunError> {
-        self.port.reservations()
-    }
-
-    fn reset(&self) -> Result<(), LunError> {
-        self.port.reset()
-    }
-
-    fn attentions(&self) -> Vec<Attention> {
-        self.port.attentions()
-    }
-
-    fn counters(&self) -> &Counters {
-        self.port.counters()
     }
 }
 

@@ -1,9 +1,10 @@
 use std::collections::btree_map::Entry;
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
 use parking_lot::{Mutex, RwLock};
-use vmfs_core::scsi::{Access, Counters, DeviceOffset, Lun, LunError, LunIdentity};
+use vmfs_core::scsi::{Access, DeviceOffset, Lun, LunError};
 
 use super::{Planned, SECTOR, Sectors, Stage};
 use crate::undo::Recorder;
@@ -129,24 +130,25 @@ pub(super) fn undo_error(source: std::io::Error) -> LunError {
 }
 
 impl Lun for PlanLun {
-    fn name(&self) -> &str {
-        self.base.name()
-    }
+    vmfs_core::forward_lun!(base: name capacity block_size identity counters);
 
-    fn capacity(&self) -> u64 {
-        self.base.capacity()
-    }
-
-    fn block_size(&self) -> u32 {
-        self.base.block_size()
+    fn next_mapped(&self, offset: DeviceOffset) -> Result<Option<Range<u64>>, LunError> {
+        let size = SECTOR as u64;
+        let sectors = self.sectors.read();
+        let planned = sectors.range(offset.0 / size..).next();
+        let planned = planned.map(|(&number, _)| {
+            let end = (number + 1) * size;
+            offset.0.max(number * size)..end.min(self.capacity())
+        });
+        let mapped = self.base.next_mapped(offset)?;
+        Ok(mapped
+            .into_iter()
+            .chain(planned)
+            .min_by_key(|next| next.start))
     }
 
     fn access(&self) -> Access {
         Access::ReadWrite
-    }
-
-    fn identity(&self) -> Option<&LunIdentity> {
-        self.base.identity()
     }
 
     fn read(&self, offset: DeviceOffset, buf: &mut [u8]) -> Result<(), LunError> {
@@ -217,9 +219,5 @@ impl Lun for PlanLun {
             return self.base.flush();
         }
         Ok(())
-    }
-
-    fn counters(&self) -> &Counters {
-        self.base.counters()
     }
 }

@@ -2,10 +2,7 @@ use std::cell::Cell;
 use std::sync::Arc;
 
 use super::membership::Membership;
-use crate::scsi::{
-    Access, Attention, Capabilities, Comparison, Counters, DeviceOffset, Lun, LunError,
-    LunIdentity, PersistentReserve, Reservations,
-};
+use crate::scsi::{Comparison, DeviceOffset, Lun, LunError, PersistentReserve};
 
 /// A LUN to which a host writes only as long as it holds its lease.
 #[derive(Debug)]
@@ -45,29 +42,7 @@ impl HostLun {
 }
 
 impl Lun for HostLun {
-    fn name(&self) -> &str {
-        self.inner.name()
-    }
-
-    fn capacity(&self) -> u64 {
-        self.inner.capacity()
-    }
-
-    fn block_size(&self) -> u32 {
-        self.inner.block_size()
-    }
-
-    fn access(&self) -> Access {
-        self.inner.access()
-    }
-
-    fn identity(&self) -> Option<&LunIdentity> {
-        self.inner.identity()
-    }
-
-    fn read(&self, offset: DeviceOffset, buf: &mut [u8]) -> Result<(), LunError> {
-        self.inner.read(offset, buf)
-    }
+    crate::forward_lun!(inner: name capacity block_size access identity next_mapped read capabilities release reservations attentions counters);
 
     fn write(&self, offset: DeviceOffset, data: &[u8]) -> Result<(), LunError> {
         self.in_time(|lun, may| lun.write_if(offset, data, may))
@@ -108,10 +83,6 @@ impl Lun for HostLun {
         self.checked(|lun| lun.flush())
     }
 
-    fn capabilities(&self) -> Capabilities {
-        self.inner.capabilities()
-    }
-
     fn compare_and_write(
         &self,
         offset: DeviceOffset,
@@ -125,10 +96,6 @@ impl Lun for HostLun {
         self.checked(|lun| lun.reserve())
     }
 
-    fn release(&self) -> Result<(), LunError> {
-        self.inner.release()
-    }
-
     fn reset(&self) -> Result<(), LunError> {
         self.checked(|lun| lun.reset())
     }
@@ -137,19 +104,7 @@ impl Lun for HostLun {
         self.checked(|lun| lun.persistent_reserve(action))
     }
 
-    fn reservations(&self) -> Result<Reservations, LunError> {
-        self.inner.reservations()
-    }
-
     fn unmap(&self, offset: DeviceOffset, length: u64) -> Result<(), LunError> {
         self.checked(|lun| lun.unmap(offset, length))
-    }
-
-    fn attentions(&self) -> Vec<Attention> {
-        self.inner.attentions()
-    }
-
-    fn counters(&self) -> &Counters {
-        self.inner.counters()
     }
 }

@@ -38,7 +38,8 @@ pub struct Extent {
 }
 
 impl Extent {
-    fn end(&self) -> u64 {
+    /// Where the run ends on the volume.
+    pub(crate) fn end(&self) -> u64 {
         self.logical.0 + self.length
     }
 }
@@ -249,6 +250,30 @@ impl Volume {
         })
     }
 
+    /// The next bytes from `offset` on that may hold something, as [`Lun::next_mapped`] tells: what lies
+    /// before them doesn't, or is missing. `None` if nothing follows.
+    pub fn next_mapped(&self, offset: VolumeOffset) -> Result<Option<Range<u64>>, LunError> {
+        let first = self
+            .extents
+            .partition_point(|extent| extent.end() <= offset.0);
+        for extent in &self.extents[first..] {
+            let Some((device, start)) = extent.place else {
+                continue;
+            };
+            let skipped = offset.0.saturating_sub(extent.logical.0);
+            let Some(mapped) = self.luns[device].next_mapped(start + skipped)? else {
+                continue;
+            };
+            // The run is a window onto the device.
+            let end = start.0 + extent.length;
+            if mapped.start < end {
+                let at = |place: u64| extent.logical.0 + (place - start.0);
+                return Ok(Some(at(mapped.start)..at(mapped.end.min(end))));
+            }
+        }
+        Ok(None)
+    }
+
     /// Stores `data` at `offset`; a range may cross devices. Durable after [`Volume::flush`].
     pub fn write(&self, offset: VolumeOffset, data: &[u8]) -> Result<(), LvmError> {
         self.for_each_piece(offset, data.len(), |lun, at, range| {
@@ -390,4 +415,43 @@ fn fill_gaps(found: Vec<Extent>, size: u64, devices: &[Device]) -> Result<Vec<Ex
         extents.push(gap(end, size));
     }
     Ok(extents)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::scsi::FileLun;
+
+    #[test]
+    fn what_no_block_is_behind_is_passed_over() {
+        const PART: u64 = 256 << 10;
+        let folder = tempfile::tempdir().expect("folder");
+        let device = |name: &str, data: u64| {
+            let path = folder.path().join(name);
+            let mut bytes = vec![0; data as usize];
+            bytes.resize((data + PART) as usize, 7);
+            std::fs::write(&path, &bytes).expect("write");
+            let image = std::fs::File::options().write(true).open(&path);
+            let image = image.expect("open");
+            image.set_len(8 * PART).expect("size");
+            let lun = FileLun::open(&path, Access::ReadWrite).expect("open");
+            lun.write_zeros(DeviceOffset(0), data).expect("hole");
+            Arc::new(lun) as Arc<dyn Lun>
+        };
+        let luns = vec![device("one", 3 * PART), device("other", PART)];
+        let run = |at, device, start| Extent {
+            logical: VolumeOffset(at * PART),
+            length: 2 * PART,
+            place: Some((device, DeviceOffset(start * PART))),
+        };
+        // The first run ends before its device's data, and a device is missing behind it.
+        let runs = vec![run(0, 0, 1), run(4, 1, 0), run(6, 0, 3)];
+        let volume = Volume::of_extents(luns, runs);
+        let next = |at| volume.next_mapped(VolumeOffset(at)).expect("answer");
+        assert_eq!(next(0), Some(5 * PART..6 * PART));
+        assert_eq!(next(5 * PART + 9), Some(5 * PART + 9..6 * PART));
+        assert_eq!(next(6 * PART), Some(6 * PART..7 * PART));
+        assert_eq!(next(7 * PART), None);
+        assert_eq!(next(20 * PART), None);
+    }
 }

@@ -2,11 +2,8 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 
-use super::array::{Attention, LunIdentity};
-use super::counters::Counters;
 use super::error::LunError;
-use super::lun::{Access, Capabilities, Comparison, DeviceOffset, Lun};
-use super::persistent::{PersistentReserve, Reservations};
+use super::lun::{Comparison, DeviceOffset, Lun};
 
 /// Which commands of a LUN fail: some, then as many as it is away for, and then none any more.
 #[derive(Debug)]
@@ -85,25 +82,7 @@ impl<L: Lun> FaultLun<L> {
 }
 
 impl<L: Lun> Lun for FaultLun<L> {
-    fn name(&self) -> &str {
-        self.base.name()
-    }
-
-    fn capacity(&self) -> u64 {
-        self.base.capacity()
-    }
-
-    fn block_size(&self) -> u32 {
-        self.base.block_size()
-    }
-
-    fn access(&self) -> Access {
-        self.base.access()
-    }
-
-    fn identity(&self) -> Option<&LunIdentity> {
-        self.base.identity()
-    }
+    crate::forward_lun!(base: name capacity block_size access identity next_mapped capabilities reserve release persistent_reserve reservations reset attentions counters);
 
     fn read(&self, offset: DeviceOffset, buf: &mut [u8]) -> Result<(), LunError> {
         if self.faults.reads {
@@ -129,10 +108,6 @@ impl<L: Lun> Lun for FaultLun<L> {
         self.base.flush()
     }
 
-    fn capabilities(&self) -> Capabilities {
-        self.base.capabilities()
-    }
-
     fn compare_and_write(
         &self,
         offset: DeviceOffset,
@@ -143,36 +118,8 @@ impl<L: Lun> Lun for FaultLun<L> {
         self.base.compare_and_write(offset, expected, new)
     }
 
-    fn reserve(&self) -> Result<(), LunError> {
-        self.base.reserve()
-    }
-
-    fn release(&self) -> Result<(), LunError> {
-        self.base.release()
-    }
-
-    fn persistent_reserve(&self, action: PersistentReserve) -> Result<(), LunError> {
-        self.base.persistent_reserve(action)
-    }
-
-    fn reservations(&self) -> Result<Reservations, LunError> {
-        self.base.reservations()
-    }
-
     fn unmap(&self, offset: DeviceOffset, length: u64) -> Result<(), LunError> {
         self.take("UNMAP", offset, length as usize)?;
         self.base.unmap(offset, length)
-    }
-
-    fn reset(&self) -> Result<(), LunError> {
-        self.base.reset()
-    }
-
-    fn attentions(&self) -> Vec<Attention> {
-        self.base.attentions()
-    }
-
-    fn counters(&self) -> &Counters {
-        self.base.counters()
     }
 }

@@ -1,5 +1,6 @@
 use std::fs::{File, FileType};
-use std::io::{self, Seek, SeekFrom};
+use std::io;
+use std::ops::Range;
 use std::os::unix::fs::{FileExt, FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -7,6 +8,8 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use parking_lot::RwLock;
+use rustix::fs::{SeekFrom, seek};
+use rustix::io::Errno;
 
 use super::aligned::AlignedBuf;
 use super::array::{
@@ -77,14 +80,15 @@ impl FileLun {
         } else {
             0
         };
-        let mut file = File::options()
+        let file = File::options()
             .read(true)
             .write(access == Access::ReadWrite)
             .custom_flags(direct)
             .open(path)
             .map_err(open_error)?;
         // Seeking tells the size of a block device too, where metadata says zero.
-        let capacity = file.seek(SeekFrom::End(0)).map_err(open_error)?;
+        let size = seek(&file, SeekFrom::End(0));
+        let capacity = size.map_err(|errno| open_error(errno.into()))?;
         let block_size = if is_device {
             rustix::fs::ioctl_blksszget(&file).map_err(|errno| open_error(errno.into()))?
         } else {
@@ -363,6 +367,26 @@ impl Lun for FileLun {
         )
     }
 
+    /// A file system tells which parts of an image are holes; of a block device everything is there.
+    fn next_mapped(&self, offset: DeviceOffset) -> Result<Option<Range<u64>>, LunError> {
+        let rest = offset.0..self.capacity;
+        let tells = self.shared().is_none_or(SharedLun::is_all_in_image);
+        let mapped = if rest.is_empty() || !tells {
+            rest
+        } else {
+            match seek(&*self.file, SeekFrom::Data(rest.start)) {
+                Ok(start) => {
+                    let end = seek(&*self.file, SeekFrom::Hole(start)).unwrap_or(rest.end);
+                    start..end.min(rest.end)
+                }
+                // No data up to the end.
+                Err(Errno::NXIO) => return Ok(None),
+                Err(_) => rest,
+            }
+        };
+        Ok(Some(mapped).filter(|mapped| !mapped.is_empty()))
+    }
+
     fn write(&self, offset: DeviceOffset, data: &[u8]) -> Result<(), LunError> {
         self.write_if(offset, data, &|| true)
     }
@@ -511,6 +535,7 @@ impl Lun for FileLun {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::scsi::{OverlayLun, PartitionLun};
 
     struct Image {
         _folder: tempfile::TempDir,
@@ -581,5 +606,37 @@ mod tests {
     fn a_directory_is_not_a_lun() {
         let error = FileLun::open(Path::new("/"), Access::ReadOnly).expect_err("a directory");
         assert!(error.to_string().contains("a directory"), "{error}");
+    }
+
+    #[test]
+    fn holes_of_an_image_are_passed_over_by_what_lies_on_it_too() {
+        const PART: u64 = 256 << 10;
+        let folder = tempfile::tempdir().expect("folder");
+        let path = folder.path().join("image");
+        let image = File::create(&path).expect("create");
+        image.set_len(8 * PART).expect("size");
+        for at in [PART, 4 * PART] {
+            image.write_all_at(&[7; PART as usize], at).expect("write");
+        }
+        let lun = Arc::new(FileLun::open(&path, Access::ReadOnly).expect("open"));
+        let next = |lun: &dyn Lun, at| lun.next_mapped(DeviceOffset(at)).expect("answer");
+        assert_eq!(next(&lun, 0), Some(PART..2 * PART));
+        assert_eq!(next(&lun, PART + 1), Some(PART + 1..2 * PART));
+        assert_eq!(next(&lun, 2 * PART), Some(4 * PART..5 * PART));
+        assert_eq!(next(&lun, 5 * PART), None);
+        assert_eq!(next(&lun, 9 * PART), None);
+
+        let base: Arc<dyn Lun> = Arc::clone(&lun) as Arc<dyn Lun>;
+        let partition = PartitionLun::new(base, 1, 2 * PART, 2 * PART + 512);
+        assert_eq!(next(&partition, 0), Some(2 * PART..2 * PART + 512));
+        let partition = PartitionLun::new(Arc::clone(&lun) as Arc<dyn Lun>, 1, 2 * PART, PART);
+        assert_eq!(next(&partition, 0), None);
+
+        let patched = OverlayLun::new(lun, vec![(6 * PART, vec![1; 3]), (100, vec![2; 8])]);
+        assert_eq!(next(&patched, 0), Some(100..108));
+        assert_eq!(next(&patched, 104), Some(104..108));
+        assert_eq!(next(&patched, 108), Some(PART..2 * PART));
+        assert_eq!(next(&patched, 5 * PART), Some(6 * PART..6 * PART + 3));
+        assert_eq!(next(&patched, 6 * PART + 3), None);
     }
 }

@@ -1,5 +1,5 @@
 use std::fmt;
-use std::ops::Add;
+use std::ops::{Add, Range};
 
 use super::array::{Attention, LunIdentity};
 use super::counters::Counters;
@@ -92,6 +92,15 @@ pub trait Lun: Send + Sync + fmt::Debug {
 
     /// Fills `buf` with the bytes at `offset`.
     fn read(&self, offset: DeviceOffset, buf: &mut [u8]) -> Result<(), LunError>;
+
+    /// The next bytes from `offset` on that may hold something, as GET LBA STATUS tells: those before them
+    /// are behind no block of the array's (a hole in a file, blocks that were unmapped) and hold nothing.
+    /// More may follow on what is returned; `None` if nothing does up to the end.
+    ///
+    /// A LUN that can't tell has something everywhere.
+    fn next_mapped(&self, offset: DeviceOffset) -> Result<Option<Range<u64>>, LunError> {
+        Ok(Some(offset.0..self.capacity()).filter(|rest| !rest.is_empty()))
+    }
 
     /// Stores `data` at `offset`; durable only after [`Lun::flush`].
     fn write(&self, offset: DeviceOffset, data: &[u8]) -> Result<(), LunError>;
@@ -214,108 +223,9 @@ pub trait Lun: Send + Sync + fmt::Debug {
 }
 
 impl<L: Lun + ?Sized> Lun for std::sync::Arc<L> {
-    fn name(&self) -> &str {
-        (**self).name()
-    }
-
-    fn capacity(&self) -> u64 {
-        (**self).capacity()
-    }
-
-    fn block_size(&self) -> u32 {
-        (**self).block_size()
-    }
-
-    fn access(&self) -> Access {
-        (**self).access()
-    }
-
-    fn identity(&self) -> Option<&LunIdentity> {
-        (**self).identity()
-    }
-
-    fn read(&self, offset: DeviceOffset, buf: &mut [u8]) -> Result<(), LunError> {
-        (**self).read(offset, buf)
-    }
-
-    fn write(&self, offset: DeviceOffset, data: &[u8]) -> Result<(), LunError> {
-        (**self).write(offset, data)
-    }
-
-    fn write_zeros(&self, offset: DeviceOffset, length: u64) -> Result<(), LunError> {
-        (**self).write_zeros(offset, length)
-    }
-
-    fn write_if(
-        &self,
-        offset: DeviceOffset,
-        data: &[u8],
-        may: &dyn Fn() -> bool,
-    ) -> Result<(), LunError> {
-        (**self).write_if(offset, data, may)
-    }
-
-    fn write_zeros_if(
-        &self,
-        offset: DeviceOffset,
-        length: u64,
-        may: &dyn Fn() -> bool,
-    ) -> Result<(), LunError> {
-        (**self).write_zeros_if(offset, length, may)
-    }
-
-    fn flush(&self) -> Result<(), LunError> {
-        (**self).flush()
-    }
-
-    fn capabilities(&self) -> Capabilities {
-        (**self).capabilities()
-    }
-
-    fn compare_and_write(
-        &self,
-        offset: DeviceOffset,
-        expected: &[u8],
-        new: &[u8],
-    ) -> Result<Comparison, LunError> {
-        (**self).compare_and_write(offset, expected, new)
-    }
-
-    fn reserve(&self) -> Result<(), LunError> {
-        (**self).reserve()
-    }
-
-    fn release(&self) -> Result<(), LunError> {
-        (**self).release()
-    }
-
-    fn persistent_reserve(&self, action: PersistentReserve) -> Result<(), LunError> {
-        (**self).persistent_reserve(action)
-    }
-
-    fn reservations(&self) -> Result<Reservations, LunError> {
-        (**self).reservations()
-    }
-
-    fn unmap(&self, offset: DeviceOffset, length: u64) -> Result<(), LunError> {
-        (**self).unmap(offset, length)
-    }
-
-    fn reset(&self) -> Result<(), LunError> {
-        (**self).reset()
-    }
-
-    fn end_patience(&self) {
-        (**self).end_patience();
-    }
-
-    fn attentions(&self) -> Vec<Attention> {
-        (**self).attentions()
-    }
-
-    fn counters(&self) -> &Counters {
-        (**self).counters()
-    }
+    crate::forward_lun!(as_ref(): name capacity block_size access identity read next_mapped write write_zeros write_if
+        write_zeros_if flush capabilities compare_and_write reserve release persistent_reserve reservations
+        unmap reset end_patience attentions counters);
 }
 
 /// Longest COMPARE AND WRITE, in blocks: the command has a byte for it.

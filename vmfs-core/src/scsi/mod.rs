@@ -13,6 +13,7 @@ mod counters;
 mod error;
 mod fault_lun;
 mod file_lun;
+mod forward;
 mod holder;
 mod iscsi;
 mod lun;

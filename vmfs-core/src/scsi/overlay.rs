@@ -1,8 +1,7 @@
-use super::array::{Attention, LunIdentity};
-use super::counters::Counters;
+use std::ops::Range;
+
 use super::error::LunError;
 use super::lun::{Access, Capabilities, Comparison, DeviceOffset, Lun};
-use super::persistent::{PersistentReserve, Reservations};
 
 /// A read-only LUN with some bytes changed, so that a damaged volume can be tried without
 /// copying it.
@@ -21,24 +20,23 @@ impl<L: Lun> OverlayLun<L> {
 }
 
 impl<L: Lun> Lun for OverlayLun<L> {
-    fn name(&self) -> &str {
-        self.base.name()
-    }
+    crate::forward_lun!(base: name capacity block_size identity reserve release persistent_reserve reservations reset attentions counters);
 
-    fn capacity(&self) -> u64 {
-        self.base.capacity()
-    }
-
-    fn block_size(&self) -> u32 {
-        self.base.block_size()
+    fn next_mapped(&self, offset: DeviceOffset) -> Result<Option<Range<u64>>, LunError> {
+        let patches = self.patches.iter().map(|(start, bytes)| {
+            let end = start + bytes.len() as u64;
+            offset.0.max(*start)..end
+        });
+        let patches = patches.filter(|patch| !patch.is_empty());
+        let mapped = self.base.next_mapped(offset)?;
+        Ok(mapped
+            .into_iter()
+            .chain(patches)
+            .min_by_key(|next| next.start))
     }
 
     fn access(&self) -> Access {
         Access::ReadOnly
-    }
-
-    fn identity(&self) -> Option<&LunIdentity> {
-        self.base.identity()
     }
 
     fn read(&self, offset: DeviceOffset, buf: &mut [u8]) -> Result<(), LunError> {
@@ -80,35 +78,7 @@ impl<L: Lun> Lun for OverlayLun<L> {
         Err(LunError::read_only(self.name()))
     }
 
-    fn reserve(&self) -> Result<(), LunError> {
-        self.base.reserve()
-    }
-
-    fn release(&self) -> Result<(), LunError> {
-        self.base.release()
-    }
-
-    fn persistent_reserve(&self, action: PersistentReserve) -> Result<(), LunError> {
-        self.base.persistent_reserve(action)
-    }
-
-    fn reservations(&self) -> Result<Reservations, LunError> {
-        self.base.reservations()
-    }
-
     fn unmap(&self, _: DeviceOffset, _: u64) -> Result<(), LunError> {
         Err(LunError::read_only(self.name()))
-    }
-
-    fn reset(&self) -> Result<(), LunError> {
-        self.base.reset()
-    }
-
-    fn attentions(&self) -> Vec<Attention> {
-        self.base.attentions()
-    }
-
-    fn counters(&self) -> &Counters {
-        self.base.counters()
     }
 }

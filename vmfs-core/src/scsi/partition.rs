@@ -2,13 +2,11 @@
 //! partition on it.
 
 use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::ops::Range;
 use std::sync::Arc;
 
-use super::array::{Attention, LunIdentity};
-use super::counters::Counters;
 use super::error::LunError;
-use super::lun::{Access, Capabilities, Comparison, DeviceOffset, Lun, check_range};
-use super::persistent::{PersistentReserve, Reservations};
+use super::lun::{Comparison, DeviceOffset, Lun, check_range};
 
 /// GPT partition type of VMFS.
 const VMFS_TYPE_GUID: &str = "AA31E02A-400F-11DB-9590-000C2911D1B8";
@@ -50,6 +48,8 @@ impl PartitionLun {
 }
 
 impl Lun for PartitionLun {
+    crate::forward_lun!(parent: block_size access identity flush capabilities reserve release persistent_reserve reservations reset end_patience attentions counters);
+
     fn name(&self) -> &str {
         &self.name
     }
@@ -58,21 +58,17 @@ impl Lun for PartitionLun {
         self.length
     }
 
-    fn block_size(&self) -> u32 {
-        self.parent.block_size()
-    }
-
-    fn access(&self) -> Access {
-        self.parent.access()
-    }
-
-    fn identity(&self) -> Option<&LunIdentity> {
-        self.parent.identity()
-    }
-
     fn read(&self, offset: DeviceOffset, buf: &mut [u8]) -> Result<(), LunError> {
         check_range(self, offset, buf.len())?;
         self.parent.read(offset + self.start, buf)
+    }
+
+    fn next_mapped(&self, offset: DeviceOffset) -> Result<Option<Range<u64>>, LunError> {
+        let mapped = self.parent.next_mapped(offset + self.start)?;
+        let inside = |mapped: Range<u64>| {
+            mapped.start - self.start..self.length.min(mapped.end - self.start)
+        };
+        Ok(mapped.map(inside).filter(|mapped| !mapped.is_empty()))
     }
 
     fn write(&self, offset: DeviceOffset, data: &[u8]) -> Result<(), LunError> {
@@ -105,14 +101,6 @@ impl Lun for PartitionLun {
         self.parent.write_zeros_if(offset + self.start, length, may)
     }
 
-    fn flush(&self) -> Result<(), LunError> {
-        self.parent.flush()
-    }
-
-    fn capabilities(&self) -> Capabilities {
-        self.parent.capabilities()
-    }
-
     fn compare_and_write(
         &self,
         offset: DeviceOffset,
@@ -124,41 +112,9 @@ impl Lun for PartitionLun {
         self.parent.compare_and_write(offset, expected, new)
     }
 
-    fn reserve(&self) -> Result<(), LunError> {
-        self.parent.reserve()
-    }
-
-    fn release(&self) -> Result<(), LunError> {
-        self.parent.release()
-    }
-
-    fn persistent_reserve(&self, action: PersistentReserve) -> Result<(), LunError> {
-        self.parent.persistent_reserve(action)
-    }
-
-    fn reservations(&self) -> Result<Reservations, LunError> {
-        self.parent.reservations()
-    }
-
     fn unmap(&self, offset: DeviceOffset, length: u64) -> Result<(), LunError> {
         check_range(self, offset, length as usize)?;
         self.parent.unmap(offset + self.start, length)
-    }
-
-    fn reset(&self) -> Result<(), LunError> {
-        self.parent.reset()
-    }
-
-    fn end_patience(&self) {
-        self.parent.end_patience();
-    }
-
-    fn attentions(&self) -> Vec<Attention> {
-        self.parent.attentions()
-    }
-
-    fn counters(&self) -> &Counters {
-        self.parent.counters()
     }
 }
 

@@ -2,12 +2,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
-use super::array::{Attention, LunIdentity};
 use super::clock::Clock;
-use super::counters::Counters;
 use super::error::LunError;
-use super::lun::{Access, Capabilities, Comparison, DeviceOffset, Lun};
-use super::persistent::{PersistentReserve, Reservations};
+use super::lun::{Comparison, DeviceOffset, Lun};
 use super::turns::Turns;
 
 /// First wait after a conflict.
@@ -152,25 +149,7 @@ pub(crate) fn jitter(wait: Duration, random: &AtomicU64) -> Duration {
 }
 
 impl Lun for PatientLun {
-    fn name(&self) -> &str {
-        self.inner.name()
-    }
-
-    fn capacity(&self) -> u64 {
-        self.inner.capacity()
-    }
-
-    fn block_size(&self) -> u32 {
-        self.inner.block_size()
-    }
-
-    fn access(&self) -> Access {
-        self.inner.access()
-    }
-
-    fn identity(&self) -> Option<&LunIdentity> {
-        self.inner.identity()
-    }
+    crate::forward_lun!(inner: name capacity block_size access identity next_mapped capabilities reset persistent_reserve reservations attentions counters);
 
     fn read(&self, offset: DeviceOffset, buf: &mut [u8]) -> Result<(), LunError> {
         self.patiently(|| self.inner.read(offset, buf))
@@ -206,10 +185,6 @@ impl Lun for PatientLun {
         self.change(|| self.inner.flush())
     }
 
-    fn capabilities(&self) -> Capabilities {
-        self.inner.capabilities()
-    }
-
     fn compare_and_write(
         &self,
         offset: DeviceOffset,
@@ -237,18 +212,6 @@ impl Lun for PatientLun {
         }
     }
 
-    fn reset(&self) -> Result<(), LunError> {
-        self.inner.reset()
-    }
-
-    fn persistent_reserve(&self, action: PersistentReserve) -> Result<(), LunError> {
-        self.inner.persistent_reserve(action)
-    }
-
-    fn reservations(&self) -> Result<Reservations, LunError> {
-        self.inner.reservations()
-    }
-
     fn unmap(&self, offset: DeviceOffset, length: u64) -> Result<(), LunError> {
         self.change(|| self.inner.unmap(offset, length))
     }
@@ -256,13 +219,5 @@ impl Lun for PatientLun {
     fn end_patience(&self) {
         self.has_ended.store(true, Relaxed);
         self.inner.end_patience();
-    }
-
-    fn attentions(&self) -> Vec<Attention> {
-        self.inner.attentions()
-    }
-
-    fn counters(&self) -> &Counters {
-        self.inner.counters()
     }
 }

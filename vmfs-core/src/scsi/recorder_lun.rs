@@ -1,10 +1,7 @@
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use super::array::{Attention, LunIdentity};
-use super::counters::Counters;
 use super::error::LunError;
-use super::lun::{Access, Capabilities, Comparison, DeviceOffset, Lun};
-use super::persistent::{PersistentReserve, Reservations};
+use super::lun::{Comparison, DeviceOffset, Lun};
 
 /// A command that changed a LUN, or made changes durable. Offsets and lengths are bytes.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -71,29 +68,7 @@ impl<L: Lun> RecorderLun<L> {
 }
 
 impl<L: Lun> Lun for RecorderLun<L> {
-    fn name(&self) -> &str {
-        self.base.name()
-    }
-
-    fn capacity(&self) -> u64 {
-        self.base.capacity()
-    }
-
-    fn block_size(&self) -> u32 {
-        self.base.block_size()
-    }
-
-    fn access(&self) -> Access {
-        self.base.access()
-    }
-
-    fn identity(&self) -> Option<&LunIdentity> {
-        self.base.identity()
-    }
-
-    fn read(&self, offset: DeviceOffset, buf: &mut [u8]) -> Result<(), LunError> {
-        self.base.read(offset, buf)
-    }
+    crate::forward_lun!(base: name capacity block_size access identity next_mapped read capabilities reserve release persistent_reserve reservations reset attentions counters);
 
     fn write(&self, offset: DeviceOffset, data: &[u8]) -> Result<(), LunError> {
         // Locked meanwhile, so that the record has overlapping writes as the LUN took them.
@@ -124,10 +99,6 @@ impl<L: Lun> Lun for RecorderLun<L> {
         Ok(())
     }
 
-    fn capabilities(&self) -> Capabilities {
-        self.base.capabilities()
-    }
-
     fn compare_and_write(
         &self,
         offset: DeviceOffset,
@@ -145,22 +116,6 @@ impl<L: Lun> Lun for RecorderLun<L> {
         Ok(comparison)
     }
 
-    fn reserve(&self) -> Result<(), LunError> {
-        self.base.reserve()
-    }
-
-    fn release(&self) -> Result<(), LunError> {
-        self.base.release()
-    }
-
-    fn persistent_reserve(&self, action: PersistentReserve) -> Result<(), LunError> {
-        self.base.persistent_reserve(action)
-    }
-
-    fn reservations(&self) -> Result<Reservations, LunError> {
-        self.base.reservations()
-    }
-
     fn unmap(&self, offset: DeviceOffset, length: u64) -> Result<(), LunError> {
         let mut record = self.record();
         self.base.unmap(offset, length)?;
@@ -169,18 +124,6 @@ impl<L: Lun> Lun for RecorderLun<L> {
             length,
         });
         Ok(())
-    }
-
-    fn reset(&self) -> Result<(), LunError> {
-        self.base.reset()
-    }
-
-    fn attentions(&self) -> Vec<Attention> {
-        self.base.attentions()
-    }
-
-    fn counters(&self) -> &Counters {
-        self.base.counters()
     }
 }
 

@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
 
-use vmfs_core::scsi::{Access, Counters, DeviceOffset, Lun, LunError, LunIdentity, MemoryLun};
+use vmfs_core::scsi::{DeviceOffset, Lun, LunError, MemoryLun};
 
 /// A LUN that loses, at one flush that fails, all that was written since the one before: what
 /// Linux' page cache does to an image file whose disk fails.
@@ -32,29 +32,7 @@ impl LossyLun {
 }
 
 impl Lun for LossyLun {
-    fn name(&self) -> &str {
-        self.base.name()
-    }
-
-    fn capacity(&self) -> u64 {
-        self.base.capacity()
-    }
-
-    fn block_size(&self) -> u32 {
-        self.base.block_size()
-    }
-
-    fn access(&self) -> Access {
-        self.base.access()
-    }
-
-    fn identity(&self) -> Option<&LunIdentity> {
-        self.base.identity()
-    }
-
-    fn read(&self, offset: DeviceOffset, buf: &mut [u8]) -> Result<(), LunError> {
-        self.base.read(offset, buf)
-    }
+    vmfs_core::forward_lun!(base: name capacity block_size access identity read counters);
 
     fn write(&self, offset: DeviceOffset, data: &[u8]) -> Result<(), LunError> {
         let mut before = self.before.lock().expect("lock");
@@ -87,9 +65,5 @@ impl Lun for LossyLun {
             length: 0,
             source: std::io::Error::other("the LUN lost it on purpose"),
         })
-    }
-
-    fn counters(&self) -> &Counters {
-        self.base.counters()
     }
 }

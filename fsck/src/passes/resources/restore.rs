@@ -15,7 +15,7 @@ use vmfs_core::lvm::{Volume, VolumeOffset};
 use vmfs_core::resource::rescue::{Evidence, scan};
 
 use crate::check::Check;
-use crate::code::Code;
+use crate::code::{Code, Progress};
 use crate::finding::Finding;
 use crate::judge::{Judge, Mode};
 use crate::plan::{Plan, Stage};
@@ -96,15 +96,19 @@ pub(crate) fn run(check: &mut Check<'_>, volume: &Volume) {
         return;
     }
     // What the neighbours of a hole tell needs no look at the whole volume.
-    let fitting = |evidence: &Evidence| {
+    let fitting = |check: &Check<'_>, evidence: &Evidence| {
         let made = Side::BOTH.map(|side| candidates(volume, &layout, &broken, (evidence, side)));
         let [one, other] = made;
         let other = other.filter(|other| Some(other) != one.as_ref());
         let mut made = one.into_iter().chain(other);
         made.find(|patches| fits(check, volume, patches))
     };
-    let patches =
-        fitting(&Evidence::default()).or_else(|| fitting(&scan(volume, &layout, &mut |_, _| {})));
+    let mut patches = fitting(check, &Evidence::default());
+    if patches.is_none() {
+        let mut progress = |done, of| (check.progress)(Progress::Search { done, of });
+        let evidence = scan(volume, &layout, &mut progress);
+        patches = fitting(check, &evidence);
+    }
     let Some(patches) = patches else {
         return;
     };

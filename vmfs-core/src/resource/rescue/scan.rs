@@ -6,10 +6,10 @@ use crate::format::{
     ClusterMeta5, ClusterMeta6, DiskLock, Family, FdAddr, FileKind, FileMetadata, Layout, LockKind,
     RCMD_SIGNATURE, ResourceKind, ZeroLevel,
 };
-use crate::lvm::{Volume, VolumeOffset};
+use crate::lvm::{Extent, Volume, VolumeOffset};
 
 /// Bytes read at a time, in the order of the volume.
-const CHUNK: usize = 4 << 20;
+const CHUNK: u64 = 4 << 20;
 /// Bytes given up when they can't be read.
 const LOST_UNIT: usize = 64 << 10;
 /// Structures remembered of a kind: far more than a volume has clusters, or file blocks full of
@@ -120,36 +120,35 @@ fn descriptor(bytes: &[u8], layout: &Layout) -> Option<FdAddr> {
     FdAddr::from_raw(meta.address.get()).filter(|_| sound)
 }
 
-/// Reads the whole volume in order and notes every structure that knows its own place. `progress` is
-/// told how many bytes were looked at, and of how many.
+/// Reads in order all of the volume that may hold something, and notes every structure that knows its
+/// own place. `progress` is told how many bytes were looked at or passed over, and of how many.
 pub fn scan(volume: &Volume, layout: &Layout, progress: &mut dyn FnMut(u64, u64)) -> Evidence {
     let mut evidence = Evidence::default();
-    let present = volume.extents().iter().filter(|e| e.place.is_some());
-    let total = present.clone().map(|extent| extent.length).sum();
-    let mut done = 0;
-    let mut bytes = vec![0; CHUNK];
-    for extent in present {
-        let end = extent.logical.0 + extent.length;
-        let mut at = extent.logical.0;
-        while at < end {
-            let next = ((at / CHUNK as u64 + 1) * CHUNK as u64).min(end);
+    let step = layout.md_block;
+    let mut bytes = vec![0; CHUNK as usize];
+    let mut at = 0;
+    while at < volume.size() {
+        // What isn't known to be empty is read.
+        let rest = at..volume.size();
+        let Some(mapped) = volume.next_mapped(VolumeOffset(at)).unwrap_or(Some(rest)) else {
+            break;
+        };
+        // Clusters and descriptors are aligned at least so.
+        at = (mapped.start / step * step).max(at);
+        while at < mapped.end {
+            // A structure may be mapped in part, but not lie on two devices.
+            let run = volume.locate(VolumeOffset(at)).map(Extent::end);
+            let next = ((at / CHUNK + 1) * CHUNK).min(run.unwrap_or(volume.size()));
             let piece = &mut bytes[..(next - at) as usize];
             evidence.unreadable += read_what_can_be(volume, at, piece);
-            let step = layout.md_block as usize;
-            // Clusters and descriptors are aligned at least so.
-            let first = at.next_multiple_of(step as u64);
-            let mut inside = (first - at) as usize;
-            while inside + step <= piece.len() {
-                if piece[inside..inside + 4] != [0; 4] {
-                    evidence.look(at + inside as u64, &piece[inside..], layout);
-                }
-                inside += step;
+            for inside in (0..piece.len()).step_by(step as usize) {
+                evidence.look(at + inside as u64, &piece[inside..], layout);
             }
-            done += next - at;
-            progress(done, total);
             at = next;
+            progress(at, volume.size());
         }
     }
+    progress(volume.size(), volume.size());
     evidence
 }
 

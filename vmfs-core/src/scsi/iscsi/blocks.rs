@@ -1,6 +1,7 @@
 //! Bytes of an [`IscsiLun`] as blocks of commands.
 
 use std::io;
+use std::ops::Range;
 use std::sync::atomic::Ordering::Relaxed;
 
 use vmfs_iscsi::Data;
@@ -8,6 +9,7 @@ use vmfs_iscsi::Data;
 use super::command::Command;
 use super::lun::IscsiLun;
 use super::nexus::{Failure, Ticket};
+use super::pages::{Capacity, STATUS_ROOM, lba_status};
 use super::probe::Zeroing;
 use crate::scsi::lun::Comparison;
 
@@ -122,6 +124,41 @@ impl IscsiLun {
             at += part;
         }
         Ok(())
+    }
+
+    /// The next bytes from `offset` on, which isn't at the end, that blocks of the array's are behind.
+    pub(super) fn mapped_bytes(
+        &self,
+        ticket: &Ticket<'_>,
+        offset: u64,
+    ) -> Result<Option<Range<u64>>, Failure> {
+        let Capacity { size, block, .. } = self.found.capacity;
+        let mut at = offset;
+        let mut room = [0; STATUS_ROOM];
+        while at < size {
+            let command = Command::lba_status(self.blocks(at), STATUS_ROOM as u32);
+            let (missing, _) = self
+                .nexus
+                .run_for(&ticket.next(), &command, Data::In(&mut room))?;
+            let told = &room[..STATUS_ROOM.saturating_sub(missing)];
+            let before = at;
+            for (first, blocks, is_mapped) in lba_status(told) {
+                let start = first.saturating_mul(block.into());
+                let end = start.saturating_add(blocks.saturating_mul(block.into()));
+                // Runs follow on each other, the first from where it was asked.
+                if start > at || end <= at {
+                    break;
+                }
+                if is_mapped {
+                    return Ok(Some(at..end.min(size)));
+                }
+                at = end;
+            }
+            if at == before {
+                return Ok(Some(at..size));
+            }
+        }
+        Ok(None)
     }
 
     pub(super) fn flush_cache(&self, ticket: &Ticket<'_>) -> Result<(), Failure> {

@@ -93,6 +93,13 @@ impl Command {
         Self::new("READ CAPACITY", Repeat::Always, &bytes)
     }
 
+    /// GET LBA STATUS from `block` on.
+    pub(super) fn lba_status(block: u64, room: u32) -> Self {
+        let mut command = Self::blocks("GET LBA STATUS", Repeat::Always, 0x9e, block, room);
+        command.bytes[1] = 0x12;
+        command
+    }
+
     /// REPORT SUPPORTED OPERATION CODES for one operation code without service actions.
     pub(super) fn report_operation_code(code: u8, room: u32) -> Self {
         let mut bytes = [0; 12];

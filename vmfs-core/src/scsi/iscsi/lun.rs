@@ -1,3 +1,4 @@
+use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU8};
 
@@ -200,6 +201,22 @@ impl Lun for IscsiLun {
         self.command(&self.counters.reads, "READ", offset, len, |ticket| {
             self.read_bytes(&ticket, offset.0, buf)
         })
+    }
+
+    fn next_mapped(&self, offset: DeviceOffset) -> Result<Option<Range<u64>>, LunError> {
+        let rest = Some(offset.0..self.capacity()).filter(|rest| !rest.is_empty());
+        if rest.is_none() || !self.found.capacity.is_thin {
+            return Ok(rest);
+        }
+        let found = self
+            .nexus
+            .begin()
+            .and_then(|ticket| self.mapped_bytes(&ticket, offset.0));
+        match found {
+            // Not every thin LUN tells.
+            Err(Failure::Illegal(_)) => Ok(rest),
+            found => found.map_err(|failure| self.error("GET LBA STATUS", offset, 0, failure)),
+        }
     }
 
     fn write(&self, offset: DeviceOffset, data: &[u8]) -> Result<(), LunError> {

@@ -11,6 +11,8 @@ pub(super) struct Capacity {
     pub(super) size: u64,
     /// Bytes of a block.
     pub(super) block: u32,
+    /// Not all blocks need be mapped.
+    pub(super) is_thin: bool,
     /// Unmapped blocks read as zeros.
     pub(super) unmapped_is_zero: bool,
 }
@@ -61,6 +63,7 @@ impl Capacity {
         (size > 0).then_some(Self {
             size,
             block,
+            is_thin: flags & 0x80 != 0,
             unmapped_is_zero: flags & 0xc0 == 0xc0,
         })
     }
@@ -98,6 +101,23 @@ impl Limits {
 pub(super) fn provisioning(page: &[u8]) -> (bool, bool) {
     let flags = payload(page).get(5 - 4).copied().unwrap_or(0);
     (flags & 0x80 != 0, flags & 0x40 != 0)
+}
+
+/// Room for [`lba_status`].
+pub(super) const STATUS_ROOM: usize = 8 + 64 * 16;
+
+/// What GET LBA STATUS says (SBC-3, 5.4): runs of blocks, their first and how many they are, and whether
+/// they are mapped.
+pub(super) fn lba_status(bytes: &[u8]) -> impl Iterator<Item = (u64, u64, bool)> {
+    let length = number(bytes, 0).map_or(0, u32::from_be_bytes) as usize;
+    let list = bytes.get(8..).unwrap_or_default();
+    let list = list.get(..length.saturating_sub(4)).unwrap_or(list);
+    list.chunks_exact(16).filter_map(|one| {
+        let first = u64::from_be_bytes(number(one, 0)?);
+        let blocks = u32::from_be_bytes(number(one, 8)?);
+        // Deallocated, or anchored: neither holds anything.
+        Some((first, blocks.into(), !matches!(one[12] & 15, 1 | 2)))
+    })
 }
 
 /// What REPORT SUPPORTED OPERATION CODES says of one code; nothing if it doesn't know.
@@ -180,6 +200,23 @@ mod tests {
         bytes[..8].copy_from_slice(&[0xff; 8]);
         assert_eq!(Capacity::parse(&bytes), None);
         assert_eq!(Capacity::parse(&bytes[..12]), None);
+    }
+
+    #[test]
+    fn reads_which_blocks_are_mapped_as_far_as_they_are_there() {
+        let mut bytes = vec![0; 8];
+        for (first, blocks, status) in [(8u64, 16u32, 0), (24, 8, 1), (32, 1, 2)] {
+            bytes.extend(first.to_be_bytes());
+            bytes.extend(blocks.to_be_bytes());
+            bytes.extend([status, 0, 0, 0]);
+        }
+        bytes[3] = 4 + 3 * 16;
+        let all = [(8, 16, true), (24, 8, false), (32, 1, false)];
+        assert_eq!(lba_status(&bytes).collect::<Vec<_>>(), all);
+        assert_eq!(lba_status(&bytes[..50]).collect::<Vec<_>>(), all[..2]);
+        bytes[3] = 4 + 16;
+        assert_eq!(lba_status(&bytes).collect::<Vec<_>>(), all[..1]);
+        assert_eq!(lba_status(&[]).count(), 0);
     }
 
     #[test]

@@ -206,6 +206,11 @@ impl SharedLun {
         self.seat.is_some()
     }
 
+    /// Whether the image has all that the LUN holds: no blocks are moved at the moment.
+    pub(in crate::scsi) fn is_all_in_image(&self) -> bool {
+        self.view().moved.is_empty()
+    }
+
     /// Shows other processes what this one has counted.
     pub(in crate::scsi) fn publish_counters(&self, counters: &Snapshot) {
         if let Some(seat) = &self.seat {
