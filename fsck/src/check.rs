@@ -41,8 +41,21 @@ pub(crate) struct Check<'a> {
     pub(crate) left_journals: Vec<BlockAddr>,
     /// File blocks of directories that are copied, with their content in the plan.
     pub(crate) directory_blocks: u32,
+    /// Headers of resource files without clusters that are written where something else was, which is right
+    /// unless another file has that block.
+    pub(crate) unproven: Vec<Unproven>,
     /// Why nothing may be repaired, if so.
     pub(crate) refused: Option<String>,
+}
+
+/// A header that only the descriptor of its file says where it is.
+#[derive(Debug, Clone)]
+pub(crate) struct Unproven {
+    pub(crate) file: FdAddr,
+    /// What it is and what lies there.
+    pub(crate) what: String,
+    /// Whether the rest of its block is as it is behind such a header: all zeros.
+    pub(crate) empty: bool,
 }
 
 impl<'a> Check<'a> {
@@ -65,6 +78,7 @@ impl<'a> Check<'a> {
             new_folder: None,
             left_journals: Vec::new(),
             directory_blocks: 0,
+            unproven: Vec::new(),
             refused: None,
         }
     }

@@ -57,6 +57,7 @@ pub(crate) fn run(check: &mut Check<'_>, volume: &Volume) {
         directories: Vec::new(),
         broken: HashSet::new(),
         claims: Vec::new(),
+        late_claims: Vec::new(),
         contested: HashSet::new(),
         more_claims: 0,
         known_names: HashMap::new(),
@@ -75,4 +76,5 @@ pub(crate) fn run(check: &mut Check<'_>, volume: &Volume) {
     duplicates::run(round);
     (round.check.progress)(Progress::Pass(Pass::Bitmaps));
     bitmaps::run(round);
+    resources::judge_unproven(round);
 }

@@ -95,6 +95,8 @@ pub(crate) struct Round<'c, 'a> {
     /// Descriptors in use that can't be decoded and stay so.
     pub(crate) broken: HashSet<FdAddr>,
     pub(crate) claims: Vec<Claim>,
+    /// What resource files have behind their ends: as many as their maps have room for.
+    pub(crate) late_claims: Vec<Claim>,
     /// Resource files of whose blocks some are claimed by another file as well.
     pub(crate) contested: HashSet<FdAddr>,
     /// Claims that aren't kept: they wait for the next round.

@@ -1,11 +1,11 @@
 //! File descriptors: docs/fsck/descriptors.md.
 
 use vmfs_core::format::{
-    At, FdAddr, FdImage, FileKind, FileMetadata, LockKind, SystemFile, ZeroLevel,
+    At, Family, FdAddr, FdImage, FileKind, FileMetadata, LockKind, SystemFile, ZeroLevel,
 };
 use vmfs_core::lvm::VolumeOffset;
 
-use super::{locks, maps, mend};
+use super::{connectivity, locks, maps, mend};
 use crate::code::Code;
 use crate::finding::Finding;
 use crate::plan::Stage;
@@ -30,6 +30,7 @@ pub(crate) fn run(round: &mut Round<'_, '_>) {
             }
         }
     }
+    maps::late_claims(round);
 }
 
 /// Looks at a descriptor that an entry names although it is marked free; whether it is in use.
@@ -139,7 +140,13 @@ fn hopeless(round: &mut Round<'_, '_>, fd: FdAddr, place: VolumeOffset, reason: 
         reason,
     )
     .at_volume(place.0);
-    let system = fd.cluster() == 0 && fd.resource() <= SystemFile::Unmap as u32;
+    let system = if round.layout.family == Family::Vmfs5 && !round.layout.dense_sub_blocks {
+        // One that was upgraded from VMFS3 has some of them elsewhere.
+        fd.cluster() == 0 && fd.resource() <= SystemFile::Unmap as u32
+    } else {
+        let mut all = connectivity::system_files(&round.layout).iter();
+        all.any(|file| file.fd() == fd)
+    };
     if fd == FdAddr::ROOT {
         // Made anew by a later pass.
         round.broken.insert(fd);
@@ -219,7 +226,7 @@ fn compare_counts(
     }
     let stored = u64::from(meta.pointer_blocks.get());
     // VMFS5 doesn't count them.
-    if round.layout.family == vmfs_core::format::Family::Vmfs6 && stored != counts.pointer_blocks {
+    if round.layout.family == Family::Vmfs6 && stored != counts.pointer_blocks {
         let finding = Finding::new(
             Code::PointerCountWrong,
             structure.clone(),

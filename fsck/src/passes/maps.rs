@@ -28,6 +28,8 @@ pub(crate) struct Counts {
 
 /// An address that can't be one, and why.
 struct Invalid {
+    /// Its number in the array or pointer block.
+    index: usize,
     code: Code,
     slot: VolumeOffset,
     reason: String,
@@ -44,6 +46,9 @@ struct Walk {
     last_large: Option<u64>,
     /// Blocks that must be there: those of a resource file up to its end.
     whole: u64,
+    /// The first block that the file can't have: its length and its header, if it is a resource file, say
+    /// that it ends before.
+    end: u64,
 }
 
 /// Marks everything that the file's block map names; what it has, or `None` if a part of it can't
@@ -65,13 +70,17 @@ pub(crate) fn follow(
         depth: level.depth(),
         counts: Counts::default(),
         last_large: None,
-        whole: if resources::is_resource_file(fd, &layout) {
-            let (length, shift) = (image.meta().length.get(), image.meta().block_shift());
-            length.div_ceil(1_u64.checked_shl(shift).unwrap_or(u64::MAX))
-        } else {
-            0
-        },
+        whole: 0,
+        end: u64::MAX,
     };
+    if resources::is_resource_file(fd, &layout) {
+        let block = 1_u64.checked_shl(image.meta().block_shift());
+        let block = block.unwrap_or(u64::MAX);
+        walk.whole = image.meta().length.get().div_ceil(block);
+        if let Some(length) = resources::length_by_header(&round.resources, fd, &layout) {
+            walk.end = length.div_ceil(block).max(walk.whole);
+        }
+    }
     if matches!(level, ZeroLevel::None | ZeroLevel::Resident) {
         return Some(walk.counts);
     }
@@ -100,7 +109,7 @@ impl Walk {
         let layout = std::sync::Arc::clone(&round.layout);
         let size = layout.address_size as usize;
         let mut invalid = Vec::new();
-        let mut numbers = Vec::new();
+        let mut behind = Vec::new();
         let mut all = 0;
         let mut holes = 0_u64;
         let mut first_hole = None;
@@ -125,13 +134,34 @@ impl Walk {
             }
             all += 1;
             if let Err((code, reason)) = self.entry(round, (slot, block(index)), raw, depth) {
-                invalid.push(Invalid { code, slot, reason });
-                numbers.push(index);
+                let part = if block(index) < self.end {
+                    &mut invalid
+                } else {
+                    &mut behind
+                };
+                part.push(Invalid {
+                    index,
+                    code,
+                    slot,
+                    reason,
+                });
             }
         }
         if let Some(slot) = first_hole {
             self.holes(round, slot, holes);
         }
+        let mut cleared = self.invalid(round, (&invalid, all), depth);
+        cleared.extend(self.behind(round, &behind));
+        cleared
+    }
+
+    /// Addresses that can't be right, among `all` in one place; the numbers of those that were cleared.
+    fn invalid(
+        &mut self,
+        round: &mut Round<'_, '_>,
+        (invalid, all): (&[Invalid], u64),
+        depth: u32,
+    ) -> Vec<usize> {
         let Some(first) = invalid.first() else {
             return Vec::new();
         };
@@ -153,7 +183,7 @@ impl Walk {
             // A hole here would take clusters, and all that files have in them, out of the volume.
             round
                 .check
-                .refuse(&format!("{structure} is damaged at {}", first.slot));
+                .refuse(&format!("{structure} is damaged: {}", first.reason));
         } else {
             finding = finding
                 .repair("make them holes")
@@ -163,10 +193,31 @@ impl Walk {
             self.counts.incomplete = true;
             return Vec::new();
         }
-        for invalid in &invalid {
-            round.put(Stage::Remove, invalid.slot, &vec![0; size]);
+        clear(round, invalid)
+    }
+
+    /// Addresses that can't be right behind the end of a resource file: it has no use for them.
+    fn behind(&mut self, round: &mut Round<'_, '_>, behind: &[Invalid]) -> Vec<usize> {
+        let Some(first) = behind.first() else {
+            return Vec::new();
+        };
+        let finding = Finding::new(
+            first.code,
+            format!("block map of file {}", self.fd),
+            format!(
+                "{} addresses behind its end, block {}, can't be right, the first {}",
+                behind.len(),
+                self.end,
+                first.reason
+            ),
+        )
+        .at_volume(first.slot.0)
+        .repair("clear them");
+        if !round.found(finding) {
+            self.counts.incomplete = true;
+            return Vec::new();
         }
-        numbers
+        clear(round, behind)
     }
 
     /// Holes in the map of a resource file, which has none: what lies there can't be told.
@@ -214,6 +265,17 @@ impl Walk {
         }
         if again {
             self.count(addr);
+            return Ok(());
+        }
+        if depth == 0 && first >= self.end && round.usage.exists(addr) {
+            // Whoever else has it needs it more.
+            self.count(addr);
+            round.late_claims.push(Claim {
+                fd: self.fd,
+                slot,
+                addr,
+                depth,
+            });
             return Ok(());
         }
         let marked = round.usage.mark(addr);
@@ -318,6 +380,39 @@ impl Walk {
             }
         }
     }
+}
+
+/// What resource files say that they have behind their ends: it is theirs unless somebody else has it.
+pub(crate) fn late_claims(round: &mut Round<'_, '_>) {
+    for claim in std::mem::take(&mut round.late_claims) {
+        if round.usage.mark(claim.addr) == Marked::First {
+            round.usage.own(claim.addr, claim.fd);
+            continue;
+        }
+        let finding = Finding::new(
+            Code::Duplicate,
+            format!("block map of file {}", claim.fd),
+            format!(
+                "behind its end is {}, which is another file's, or there twice",
+                shown(claim.addr)
+            ),
+        )
+        .at_volume(claim.slot.0)
+        .repair("clear it");
+        if round.found(finding) {
+            let zeros = vec![0; round.layout.address_size as usize];
+            round.put(Stage::Remove, claim.slot, &zeros);
+        }
+    }
+}
+
+/// Makes these addresses holes; their numbers.
+fn clear(round: &mut Round<'_, '_>, invalid: &[Invalid]) -> Vec<usize> {
+    let zeros = vec![0; round.layout.address_size as usize];
+    for invalid in invalid {
+        round.put(Stage::Remove, invalid.slot, &zeros);
+    }
+    invalid.iter().map(|invalid| invalid.index).collect()
 }
 
 /// Takes back every reference that a descriptor makes.

@@ -15,10 +15,11 @@ use vmfs_core::resource::{BlockMap, MetaError, Place, PointerSources, ResourceFi
 use zerocopy::{FromBytes, IntoBytes};
 
 use super::mend;
-use crate::check::Check;
+use crate::check::{Check, Unproven};
 use crate::code::Code;
 use crate::finding::Finding;
 use crate::plan::Stage;
+use crate::round::Round;
 
 /// In the order of need: the map of each goes only through those before it.
 const ORDER: [(SystemFile, ResourceKind); 7] = [
@@ -88,6 +89,14 @@ pub(super) fn is_resource_file(fd: FdAddr, layout: &Layout) -> bool {
     there.any(|(file, _)| file.fd() == fd)
 }
 
+/// Bytes that the resource file `fd` has, as its header counts them.
+pub(super) fn length_by_header(resources: &Resources, fd: FdAddr, layout: &Layout) -> Option<u64> {
+    let mut kinds = ORDER.iter().filter(|(_, kind)| has_own(*kind, layout));
+    let (_, kind) = kinds.find(|(file, _)| file.fd() == fd)?;
+    let header = resources.file(*kind)?.header();
+    Some(header.file_length(layout.family, layout.cluster_header_size()))
+}
+
 fn unreadable(check: &mut Check<'_>, file: SystemFile, error: &MetaError) {
     check.found(Finding::new(
         Code::ResourceFileUnreadable,
@@ -152,12 +161,45 @@ fn mended(
     let opened =
         ResourceFile::open(reader, kind, (fd, map), sources.clone(), header_offset).ok()?;
     if rebuilt && !is_there(reader, &opened, &raw) {
-        check.refuse(&format!(
+        let what = format!(
             "at {at}, where the header of {} should be, is something else, and no cluster of {kind}s behind it",
             file.name()
-        ));
+        );
+        if opened.header().clusters() > 0 {
+            check.refuse(&what);
+        } else {
+            check.unproven.push(Unproven {
+                file: fd,
+                what,
+                empty: is_empty_behind(reader, at),
+            });
+        }
     }
     Some(opened)
+}
+
+/// Whether the file block with a header at `at` holds nothing behind it.
+fn is_empty_behind(reader: &MetaReader, at: VolumeOffset) -> bool {
+    let layout = reader.layout();
+    let header = layout.md_block.max(size_of::<ResourceHeader>() as u64);
+    let end = (at.0 / layout.file_block_size() + 1) * layout.file_block_size();
+    let mut rest = vec![0; (end - at.0).saturating_sub(header) as usize];
+    let read = reader.volume().read(at + header, &mut rest);
+    read.is_ok() && rest.iter().all(|&byte| byte == 0)
+}
+
+/// Headers that were written where only a descriptor says that they are: nothing may be repaired if another file
+/// has the block, or a lost one may have had it.
+pub(super) fn judge_unproven(round: &mut Round<'_, '_>) {
+    for Unproven { file, what, empty } in round.check.unproven.clone() {
+        if round.contested.contains(&file) {
+            let why = "and another file has that block too";
+            round.check.refuse(&format!("{what}, {why}"));
+        } else if !empty && (round.check.lost_map || !round.broken.is_empty()) {
+            let why = "and that block may be a lost file's";
+            round.check.refuse(&format!("{what}, {why}"));
+        }
+    }
 }
 
 /// Whether a resource file whose header didn't hold what it must is where its map says: else what
