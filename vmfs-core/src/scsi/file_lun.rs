@@ -616,7 +616,9 @@ mod tests {
         let image = File::create(&path).expect("create");
         image.set_len(8 * PART).expect("size");
         for at in [PART, 4 * PART] {
-            image.write_all_at(&[7; PART as usize], at).expect("write");
+            image
+                .write_all_at(&vec![7; PART as usize], at)
+                .expect("write");
         }
         let lun = Arc::new(FileLun::open(&path, Access::ReadOnly).expect("open"));
         let next = |lun: &dyn Lun, at| lun.next_mapped(DeviceOffset(at)).expect("answer");
