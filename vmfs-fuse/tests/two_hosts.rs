@@ -3,13 +3,15 @@
 mod common;
 
 use std::fs::{self, File, OpenOptions};
-use std::io::Write;
+use std::io::{self, Write};
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 use std::path::Path;
+use std::sync::Barrier;
 use std::thread;
 
 use common::volume::{Volume, each_format};
 use common::{Mount, errno};
+use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
 /// The hosts' heartbeats, as often as makes the second mount quick.
@@ -180,5 +182,68 @@ fn space_that_another_host_takes_is_missing() {
         fs::remove_file(here).expect("remove");
         common::wait_for("more to be free", || free(here) >= left + 8);
         common::wait_for("more to be free", || free(there) == free(here));
+    });
+}
+
+/// open(2) with O_CREAT opens what is there, and else makes it, whatever another host does to the name meanwhile.
+#[test]
+fn a_name_that_two_hosts_make_and_remove_can_be_opened() {
+    each_way(|here, there| {
+        let open = |path: &Path| {
+            let flags = OFlags::CREATE | OFlags::RDONLY;
+            let mut tries = 0;
+            loop {
+                match rustix::fs::open(path, flags, Mode::from_raw_mode(0o644)) {
+                    // Found and deleted before it was opened, twice in a row: docs/SHARING.md.
+                    Err(Errno::STALE) if tries < 5 => tries += 1,
+                    opened => return opened.expect("open or make"),
+                }
+            }
+        };
+        let work = |path: &Path| {
+            for _ in 0..300 {
+                drop(open(path));
+                if let Err(error) = fs::remove_file(path) {
+                    assert_eq!(error.kind(), io::ErrorKind::NotFound, "{error}");
+                }
+            }
+        };
+        thread::scope(|scope| {
+            scope.spawn(|| work(here));
+            scope.spawn(|| work(there));
+        });
+    });
+}
+
+/// Many programs of two hosts that append to one log which isn't there yet, as with `>>` of a shell: it is made
+/// once, and has all lines of each.
+#[test]
+fn programs_of_two_hosts_begin_one_log() {
+    each_way(|here, there| {
+        let log = |number: u32, path: &Path| path.with_extension(format!("{number}.log"));
+        let together = Barrier::new(2);
+        let work = |path: &Path| {
+            for number in 0..60 {
+                let path = log(number, path);
+                together.wait();
+                let mut file = loop {
+                    let opened = OpenOptions::new().append(true).create(true).open(&path);
+                    match opened {
+                        // The other host has it open.
+                        Err(error) if error.raw_os_error() == Some(Errno::BUSY.raw_os_error()) => {}
+                        opened => break opened.expect("open or make"),
+                    }
+                };
+                file.write_all(b"line\n").expect("write");
+            }
+        };
+        thread::scope(|scope| {
+            scope.spawn(|| work(here));
+            scope.spawn(|| work(there));
+        });
+        for number in 0..60 {
+            let all = fs::read_to_string(log(number, here)).expect("read");
+            assert_eq!(all, "line\n".repeat(2), "{number}");
+        }
     });
 }

@@ -203,21 +203,18 @@ impl Filesystem for Mounted {
         flags: i32,
         reply: ReplyCreate,
     ) {
-        match self.make(request, parent, name, New::File(mode)) {
-            Ok(inode) => {
-                let number = self.looked_up(&inode);
-                let opened = self.open_new(inode.fd(), OpenFlags(flags));
-                let (handle, how) = match opened {
-                    Ok(opened) => opened,
-                    Err(errno) => {
-                        self.forgotten(number, 1);
-                        return reply.error(errno);
-                    }
+        let flags = OpenFlags(flags);
+        match self.create_or_open(request, (parent, name), mode, flags) {
+            Ok(opened) => {
+                let (mut attributes, generation) = self.attributes(&opened.inode);
+                attributes.ino = opened.number;
+                let fd = opened.inode.fd();
+                let keep = if opened.is_new {
+                    self.keep_new(fd)
+                } else {
+                    self.caching.names().min(self.keep_attributes(fd))
                 };
-                let (mut attributes, generation) = self.attributes(&inode);
-                attributes.ino = number;
-                let keep = self.keep_new(inode.fd());
-                reply.created(&keep, &attributes, generation, handle, how);
+                reply.created(&keep, &attributes, generation, opened.handle, opened.how);
             }
             Err(errno) => reply.error(errno),
         }

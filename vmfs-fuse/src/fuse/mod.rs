@@ -3,11 +3,12 @@
 //! - `calls`: each call, and how it is answered.
 //! - `files`: files by the kernel's numbers.
 //! - `told`: what the kernel knows of them.
-//! - `opens`, `read`, `write`, `list`, `names`: what the calls do.
+//! - `creating`, `opens`, `read`, `write`, `list`, `names`: what the calls do.
 //! - `shared`: files that several hosts write to at a time.
 //! - `kernel`: what the kernel is told unasked.
 
 mod calls;
+mod creating;
 mod files;
 mod kernel;
 mod list;
