@@ -107,7 +107,7 @@ struct RunOptions {
     /// Hosts are mounts, by the vmfs-fuse that lies beside this program; the calls go through the kernel (as root)
     #[arg(long)]
     mounts: bool,
-    /// Leave hosts alone: neither killed nor stopped
+    /// Leave all alone: hosts are neither killed nor stopped, links and connections aren't cut
     #[arg(long)]
     undisturbed: bool,
     /// Microseconds that a host waits between two calls

@@ -64,7 +64,13 @@ pub fn run(program: &Program, ground: &Ground, plan: &Plan) -> Result<Done, Stri
     wait_for_all(ground, plan, &mut hosts)?;
     let over = AtomicBool::new(false);
     let done = thread::scope(|scope| {
-        let cuts = scope.spawn(|| ground.disturb(plan.hosts, plan.seed ^ 0xc075, &over));
+        let cuts = scope.spawn(|| {
+            if plan.kills || plan.stops {
+                ground.disturb(plan.hosts, plan.seed ^ 0xc075, &over)
+            } else {
+                Cuts::default()
+            }
+        });
         let done = disturb(program, ground, plan, &mut hosts);
         over.store(true, SeqCst);
         let cuts = cuts.join().expect("links and target are as they were");

@@ -2,13 +2,14 @@
 
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::time::Duration;
 
 use vmfs_core::sync::Mutex;
 
 use vmfs_core::scsi::{
-    Access, Capabilities, Comparison, Counters, DeviceOffset, Lun, LunError, PersistentReserve,
-    Reservations,
+    Access, Attention, Capabilities, Comparison, Counters, DeviceOffset, Lun, LunError,
+    PersistentReserve, Reservations,
 };
 
 use super::array::{Command, Reply};
@@ -33,6 +34,8 @@ pub struct SimLun {
     pub(super) broken: &'static [Broken],
     pub(super) base: Arc<Base>,
     pub(super) seen: Mutex<Seen>,
+    /// The LUN has told of a reset.
+    was_reset: AtomicBool,
 }
 
 impl SimLun {
@@ -46,6 +49,7 @@ impl SimLun {
             broken,
             base,
             seen: Mutex::default(),
+            was_reset: AtomicBool::new(false),
             baton,
             mount,
             name: format!("the LUN of mount {mount}"),
@@ -91,7 +95,10 @@ impl SimLun {
             };
             let lun = self.name.clone();
             return match reply {
-                Reply::Attention => continue,
+                Reply::Attention => {
+                    self.was_reset.store(true, SeqCst);
+                    continue;
+                }
                 Reply::Conflict => Err(LunError::ReservationConflict { lun, command: name }),
                 Reply::Lost => Err(LunError::ReservationLost { lun, command: name }),
                 Reply::Invalid(reason) => Err(LunError::Invalid {
@@ -399,6 +406,11 @@ impl Lun for SimLun {
     fn reset(&self) -> Result<(), LunError> {
         self.run("LOGICAL UNIT RESET", Command::Reset, None)?;
         Ok(())
+    }
+
+    fn attentions(&self) -> Vec<Attention> {
+        let was_reset = self.was_reset.swap(false, SeqCst);
+        was_reset.then_some(Attention::Reset).into_iter().collect()
     }
 
     fn counters(&self) -> &Counters {

@@ -290,7 +290,12 @@ impl Membership {
         loop {
             // Before the lock below: who has the LUN reserved may need that.
             let reserved = if self.method == LockMethod::Scsi2 && self.is_stale() {
-                if self.is_lost() || self.is_changed()? {
+                let changed = match self.is_changed() {
+                    // By a caller that has the LUN reserved: it hears of that, too.
+                    lost if sector::is_lost(&lost) => false,
+                    changed => changed?,
+                };
+                if self.is_lost() || changed {
                     return Ok(self.lose());
                 }
                 Some(Reserved::take(&self.volume, self.offset)?)

@@ -85,12 +85,15 @@ impl Turns {
         self.over.notify_all();
     }
 
-    /// Releases the LUN, if this thread hasn't taken it once more.
-    pub(super) fn release(&self, lun: &Arc<dyn Lun>) -> Result<(), LunError> {
+    /// Releases the LUN by `release`, if this thread hasn't taken it once more.
+    pub(super) fn release(
+        &self,
+        release: impl FnOnce() -> Result<(), LunError>,
+    ) -> Result<(), LunError> {
         let turn = self.turn.lock();
         let is_last = turn.owner == Some(thread::current().id()) && turn.lost.len() == 1;
         drop(turn);
-        let released = if is_last { lun.release() } else { Ok(()) };
+        let released = if is_last { release() } else { Ok(()) };
         self.end();
         released
     }

@@ -158,9 +158,13 @@ impl LockTable {
             let new = if left == Some(Wish::Read) && disk::has_writers(&old) {
                 // As long as others write, who believed that the file is only read would be wrong.
                 let (volume, layout, me) = (&self.volume, &self.layout, &self.membership);
-                match disk::decide(volume, layout, place, &old, Wish::Read, me)? {
-                    Decision::Take(new) => new,
-                    Decision::Held(_) | Decision::Crowded => return Ok(Left::WithWriters(old)),
+                match disk::decide(volume, layout, place, &old, Wish::Read, me) {
+                    Err(LockError::Volume(LvmError::Lun(LunError::ReservationLost { .. }))) => {
+                        continue;
+                    }
+                    Err(error) => return Err(error),
+                    Ok(Decision::Take(new)) => new,
+                    Ok(Decision::Held(_) | Decision::Crowded) => return Ok(Left::WithWriters(old)),
                 }
             } else {
                 disk::leave(&old, left, &self.membership)

@@ -3,10 +3,9 @@
 use std::time::Duration;
 
 use super::queue::Queue;
-use super::{FIRST_WAIT, LONGEST_WAIT, LockError, LockTable, REMEMBERED};
+use super::{LockError, LockTable, REMEMBERED};
 use crate::cluster::{disk, sector};
 use crate::lvm::VolumeOffset;
-use crate::scsi::jitter;
 
 /// Is told of a place whose lock other hosts have held since this one last did.
 pub(super) struct Listener(pub(super) Box<dyn Fn(VolumeOffset) + Send + Sync>);
@@ -26,8 +25,9 @@ impl LockTable {
     /// between if it is the same. Waits while another host is changing it.
     pub fn version(&self, place: VolumeOffset, patience: Duration) -> Result<Version, LockError> {
         let mut queue = Queue::default();
-        let mut wait = FIRST_WAIT;
+        let mut wait = None;
         loop {
+            let start = self.host.clock.uptime();
             let block = sector::read(&self.volume, place)?;
             let state = disk::look(&self.volume, &self.layout, place, &block, &self.membership)?;
             match state.changing {
@@ -40,14 +40,14 @@ impl LockTable {
                         let host = Box::new(by);
                         return Err(LockError::Dead { place, host });
                     }
-                    if queue.waits_for(&by, self.host.clock.uptime()) >= patience {
+                    let now = self.host.clock.uptime();
+                    if queue.waits_for(&by, now) >= patience {
                         let (by, is_open) = (Box::new(by), false);
                         return Err(LockError::Held { place, by, is_open });
                     }
+                    self.pause(&mut wait, now.saturating_sub(start));
                 }
             }
-            self.host.clock.sleep(jitter(wait, &self.random));
-            wait = (wait * 3 / 2).min(LONGEST_WAIT);
         }
     }
 

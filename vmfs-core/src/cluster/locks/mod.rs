@@ -24,6 +24,7 @@ use super::membership::Membership;
 use super::watch::Watch;
 use crate::format::Layout;
 use crate::lvm::{Volume, VolumeOffset};
+use crate::scsi::Tries;
 use crate::sync::{Condvar, Mutex};
 
 use entry::Entry;
@@ -32,9 +33,9 @@ pub use held::Held;
 use known::Listener;
 pub use known::Version;
 
-/// First wait for a lock that another host has.
+/// First wait for a lock that another host has, at least.
 const FIRST_WAIT: Duration = Duration::from_micros(100);
-/// Longest wait between two looks at it.
+/// Longest wait between two looks at it, at least.
 const LONGEST_WAIT: Duration = Duration::from_millis(5);
 /// Locks that are remembered, of a kind.
 const REMEMBERED: usize = 65_536;
@@ -57,6 +58,8 @@ pub struct LockTable {
     /// Those that another host had when this one last wanted them.
     contended: Mutex<HashSet<VolumeOffset>>,
     listener: OnceLock<Listener>,
+    /// Looks at locks that others had.
+    looks: Mutex<Tries>,
     random: AtomicU64,
 }
 
@@ -81,6 +84,7 @@ impl LockTable {
             known: Mutex::default(),
             contended: Mutex::default(),
             listener: OnceLock::new(),
+            looks: Mutex::default(),
             random: AtomicU64::new(seed | 1),
         }
     }

@@ -1,7 +1,9 @@
 use std::time::Duration;
 
+use super::{FIRST_WAIT, LONGEST_WAIT, LockTable};
 use crate::cluster::Host;
 use crate::lvm::VolumeOffset;
+use crate::scsi::jitter;
 
 /// Waiting for a lock that others have: as long as it goes from one to the next nobody keeps it, and
 /// it is a matter of patience.
@@ -25,5 +27,23 @@ impl Queue {
                 Duration::ZERO
             }
         }
+    }
+}
+
+impl LockTable {
+    /// Waits after a look that took `looked` and found the lock another host's, longer each time: the looks of
+    /// many hosts are to leave the LUN time for the one that they wait for. `wait` is for the next time.
+    pub(super) fn pause(&self, wait: &mut Option<Duration>, looked: Duration) {
+        let (now, longest) = {
+            let mut looks = self.looks.lock();
+            looks.add(looked);
+            let longest = looks.longest_wait(LONGEST_WAIT, self.host.lease / 64);
+            (
+                wait.unwrap_or_else(|| looks.first_wait(FIRST_WAIT)),
+                longest,
+            )
+        };
+        self.host.clock.sleep(jitter(now, &self.random));
+        *wait = Some((now * 3 / 2).min(longest));
     }
 }

@@ -4,13 +4,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::queue::Queue;
-use super::{FIRST_WAIT, LONGEST_WAIT, LockError, LockTable, REMEMBERED};
+use super::{LockError, LockTable, REMEMBERED};
 use crate::cluster::disk::{Decision, Wish};
 use crate::cluster::host::LockMethod;
 use crate::cluster::sector::Reserved;
 use crate::cluster::{disk, sector};
 use crate::lvm::{LvmError, VolumeOffset};
-use crate::scsi::{LunError, jitter};
+use crate::scsi::LunError;
 
 /// After this time a lock is given back before this host's next user gets it, so that others have
 /// their turn.
@@ -29,7 +29,7 @@ impl LockTable {
         patience: Duration,
         reserved: &mut Option<(VolumeOffset, Reserved<'a>)>,
     ) -> Result<(), LockError> {
-        let mut wait = FIRST_WAIT;
+        let mut wait = None;
         let mut queue = Queue::default();
         loop {
             let is_mine = {
@@ -59,6 +59,7 @@ impl LockTable {
                 entry.is_mine()
             };
             let mut tried = None;
+            let start = self.host.clock.uptime();
             let taken = self.take_on_disk(place, Wish::Alone, is_mine, (reserved, &mut tried));
             let mut entries = self.entries.lock();
             let entry = entries.entry(place).or_default();
@@ -83,8 +84,7 @@ impl LockTable {
                     if *is_open || queue.waits_for(by, now) >= patience {
                         return Err(error);
                     }
-                    self.host.clock.sleep(jitter(wait, &self.random));
-                    wait = (wait * 3 / 2).min(LONGEST_WAIT);
+                    self.pause(&mut wait, now.saturating_sub(start));
                 }
             }
         }

@@ -103,6 +103,7 @@ impl Nexus {
             let mut held = self.held.lock();
             held.hear(attention);
             if attention == Attention::Reset {
+                held.resets += 1;
                 held.lose_reservation();
             }
             let fenced = held.losses != ticket.losses;

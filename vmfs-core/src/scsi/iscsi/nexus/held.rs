@@ -14,6 +14,8 @@ pub(super) struct Held {
     pub(super) reserved: Option<(Epoch, ThreadId)>,
     /// The thread whose reservation was lost, until a command of it has failed.
     pub(super) lost_by: Option<ThreadId>,
+    /// Counts resets of the LUN by other hosts.
+    pub(super) resets: u64,
     /// The key that it is registered with.
     pub(super) key: Option<Key>,
     /// Counts registrations that were lost.
@@ -69,6 +71,13 @@ impl Held {
     pub(super) fn lose_reservation(&mut self) {
         if let Some((_, thread)) = self.reserved.take() {
             self.lost_by = Some(thread);
+        }
+    }
+
+    /// This thread has given back what it had: nothing is lost any more.
+    pub(super) fn forget_loss(&mut self, thread: ThreadId) {
+        if self.lost_by == Some(thread) {
+            self.lost_by = None;
         }
     }
 

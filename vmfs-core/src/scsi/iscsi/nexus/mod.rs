@@ -221,9 +221,16 @@ impl Nexus {
 
     /// RESERVE(6).
     pub(super) fn reserve(&self, ticket: &Ticket<'_>) -> Result<(), Failure> {
-        let (_, epoch) = self.run_for(ticket, &Command::reserve(), Data::None)?;
-        self.held.lock().reserved = Some((epoch, thread::current().id()));
-        Ok(())
+        loop {
+            let resets = self.held.lock().resets;
+            let (_, epoch) = self.run_for(ticket, &Command::reserve(), Data::None)?;
+            let mut held = self.held.lock();
+            if held.resets == resets {
+                held.reserved = Some((epoch, thread::current().id()));
+                return Ok(());
+            }
+            // Another thread has heard of a reset meanwhile, and nobody knows which of the two was first.
+        }
     }
 
     /// RELEASE(6).
@@ -233,7 +240,10 @@ impl Nexus {
             Ok(_) | Err(Failure::ReservationLost { by_cut: true }) => {}
             Err(failure) => return Err(failure),
         }
-        self.held.lock().reserved = None;
+        let mut held = self.held.lock();
+        held.reserved = None;
+        // Another thread may have heard of a reset just before: there was nothing to lose any more.
+        held.forget_loss(thread::current().id());
         Ok(())
     }
 
