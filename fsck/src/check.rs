@@ -8,6 +8,7 @@ use vmfs_core::format::{BlockAddr, FdAddr};
 use vmfs_core::fs::FileSystem;
 use vmfs_core::lvm::Volume;
 
+use crate::account::Account;
 use crate::code::{Code, Progress, Severity};
 use crate::finding::{Finding, Report};
 use crate::judge::{Judge, Mode};
@@ -41,6 +42,8 @@ pub(crate) struct Check<'a> {
     pub(crate) left_journals: Vec<BlockAddr>,
     /// File blocks of directories that are copied, with their content in the plan.
     pub(crate) directory_blocks: u32,
+    /// What speaks against a map that is tried out; kept in trials only.
+    pub(crate) account: Option<Account>,
     /// Headers of resource files without clusters that are written where something else was, which is right
     /// unless another file has that block.
     pub(crate) unproven: Vec<Unproven>,
@@ -78,6 +81,7 @@ impl<'a> Check<'a> {
             new_folder: None,
             left_journals: Vec::new(),
             directory_blocks: 0,
+            account: None,
             unproven: Vec::new(),
             refused: None,
         }

@@ -9,6 +9,7 @@
 //! - [`Finding`] is one thing that is wrong, [`Report`] all of them.
 //! - [`plan::Plan`] keeps what will be written.
 
+mod account;
 mod alloc;
 mod check;
 mod code;

@@ -9,6 +9,7 @@ use vmfs_core::journal::MetaReader;
 use vmfs_core::lvm::{LvmError, Volume, VolumeOffset};
 use vmfs_core::resource::Resources;
 
+use crate::account;
 use crate::check::Check;
 use crate::finding::Finding;
 use crate::plan::Stage;
@@ -112,6 +113,15 @@ impl Round<'_, '_> {
     /// Adds a finding; whether to repair it.
     pub(crate) fn found(&mut self, finding: Finding) -> bool {
         self.check.found(finding)
+    }
+
+    /// Notes, where a map is tried, that somebody else has this block as well.
+    pub(crate) fn contested(&mut self, addr: BlockAddr) {
+        if let (Some(account), Some((kind, number))) =
+            (&mut self.check.account, account::block_of(addr))
+        {
+            account.contested(kind, number, &self.layout);
+        }
     }
 
     /// Plans a write to the volume.

@@ -60,6 +60,7 @@ fn compare_cluster(
         Err(error) => {
             let finding = Finding::new(Code::ClusterUnreadable, name(), error.to_string());
             round.found(finding);
+            lost_marks(round, kind);
             round
                 .check
                 .refuse(&format!("{} can't be found ({error})", name()));
@@ -70,6 +71,7 @@ fn compare_cluster(
     if let Err(error) = round.volume.read(place, &mut bytes) {
         let finding = Finding::new(Code::ClusterUnreadable, name(), error.to_string());
         round.found(finding.at_volume(place.0));
+        lost_marks(round, kind);
         return;
     }
     locks::examine(round, &mut bytes, LockKind::of_cluster(kind), place, &name);
@@ -97,6 +99,7 @@ fn compare_cluster(
                     name()
                 ));
             }
+            lost_marks(round, kind);
             if round.found(finding) {
                 anew(round, file, cluster, place);
             }
@@ -105,6 +108,13 @@ fn compare_cluster(
     };
     counts(round, &header, &image, &name, place, cluster);
     differences(round, file, (cluster, place), &header, &image, count);
+}
+
+/// Notes, where a map is tried, that a bitmap of `kind` doesn't tell what is in use.
+fn lost_marks(round: &mut Round<'_, '_>, kind: ResourceKind) {
+    if let Some(account) = &mut round.check.account {
+        account.lost(kind);
+    }
 }
 
 /// Free count and bits behind the end.
@@ -188,7 +198,7 @@ fn differences(
     before: &ClusterImage,
     count: &mut ResourceCount,
 ) {
-    let kind = file.kind();
+    let (kind, layout) = (file.kind(), Arc::clone(&round.layout));
     let first = cluster * u64::from(file.header().resources_per_cluster.get());
     // Most clusters stay as they are.
     let mut marked: Option<ClusterImage> = None;
@@ -208,6 +218,7 @@ fn differences(
             };
             let mut image = marked.clone().unwrap_or_else(|| before.clone());
             if large::compare(round, &state, (cluster, place), &mut image) {
+                lost_marks(round, kind);
                 marked = Some(image);
                 count.differing += 1;
                 continue;
@@ -222,6 +233,13 @@ fn differences(
             continue;
         }
         count.differing += 1;
+        if let Some(account) = &mut round.check.account {
+            if referenced && !round.usage.is_taken(kind, number) {
+                account.contested(kind, number, &layout);
+            } else if !referenced && !round.usage.is_given(kind, number) {
+                account.unreferenced(kind, number, &layout);
+            }
+        }
         if referenced {
             if round.usage.is_taken(kind, number) {
                 marked.get_or_insert_with(|| before.clone()).take(resource);

@@ -10,7 +10,7 @@ use crate::alloc;
 use crate::code::Code;
 use crate::finding::Finding;
 use crate::plan::{Copy, Stage};
-use crate::round::Round;
+use crate::round::{Claim, Round};
 
 /// File blocks of directories that are kept in memory at most.
 const MAX_DIRECTORY_BLOCKS: u32 = 64;
@@ -19,6 +19,12 @@ const MAX_DIRECTORY_BLOCKS: u32 = 64;
 pub(crate) fn run(round: &mut Round<'_, '_>) {
     let claims = std::mem::take(&mut round.claims);
     for claim in claims {
+        round.contested(claim.addr);
+        let owner = round.usage.owner(claim.addr);
+        if let Some(owner) = owner.filter(|&owner| claim.depth > 0 && owner != claim.fd) {
+            not_shared(round, claim, owner);
+            continue;
+        }
         let finding = Finding::new(
             Code::Duplicate,
             format!("block map of file {}", claim.fd),
@@ -36,6 +42,23 @@ pub(crate) fn run(round: &mut Round<'_, '_>) {
             let file = claim.fd;
             tracing::warn!(%file, "no room for a copy of {}", shown(claim.addr));
         }
+    }
+}
+
+/// A pointer block of a resource file leads to what all files have: a copy of that would be nobody's.
+fn not_shared(round: &mut Round<'_, '_>, claim: Claim, owner: FdAddr) {
+    let finding = Finding::new(
+        Code::Duplicate,
+        format!("block map of file {}", claim.fd),
+        format!("{} is that of resource file {owner}", shown(claim.addr)),
+    )
+    .at_volume(claim.slot.0)
+    .repair("make it a hole");
+    if round.found(finding) {
+        let zeros = vec![0; round.layout.address_size as usize];
+        round.put(Stage::Remove, claim.slot, &zeros);
+    } else {
+        round.broken.insert(claim.fd);
     }
 }
 
@@ -111,7 +134,8 @@ fn copy(round: &mut Round<'_, '_>, fd: FdAddr, addr: BlockAddr, depth: u32) -> O
             (BlockAddr::LargeFileBlock { block, .. }, Some((last, copied))) if block == last => {
                 copied
             }
-            _ if !round.usage.exists(child) => BlockAddr::Hole,
+            // What can't stand there, or isn't there, would be made a hole afterwards.
+            _ if !may_stand(child, depth - 1) || !round.usage.exists(child) => BlockAddr::Hole,
             _ => copy(round, fd, child, depth - 1)?,
         };
         if let BlockAddr::LargeFileBlock { block, .. } = child {
@@ -121,6 +145,18 @@ fn copy(round: &mut Round<'_, '_>, fd: FdAddr, addr: BlockAddr, depth: u32) -> O
     }
     round.put(Stage::New, to, &bytes);
     Some(new)
+}
+
+/// Whether an address may stand in a pointer block, `depth` levels above the data.
+fn may_stand(addr: BlockAddr, depth: u32) -> bool {
+    match addr {
+        BlockAddr::FileBlock { .. } | BlockAddr::LargeFileBlock { .. } => depth == 0,
+        BlockAddr::Resource { kind, .. } => {
+            use ResourceKind::{PointerBlock, PointerBlock2, SubBlock};
+            depth > 0 && matches!(kind, PointerBlock | PointerBlock2 | SubBlock)
+        }
+        BlockAddr::Hole | BlockAddr::Invalid(_) => false,
+    }
 }
 
 /// The new address with the marks of the old one.

@@ -389,6 +389,7 @@ pub(crate) fn late_claims(round: &mut Round<'_, '_>) {
             round.usage.own(claim.addr, claim.fd);
             continue;
         }
+        round.contested(claim.addr);
         let finding = Finding::new(
             Code::Duplicate,
             format!("block map of file {}", claim.fd),

@@ -62,6 +62,11 @@ fn keep(round: &mut Round<'_, '_>, kind: ResourceKind, lost: &[u64]) -> bool {
     let (Some(&first), Some(&last)) = (lost.first(), lost.last()) else {
         return false;
     };
+    if let Some(account) = &mut round.check.account {
+        for &number in lost {
+            account.unreferenced(kind, number, &round.layout);
+        }
+    }
     let name = format!("#{}s-{first}-{last}", kind.to_string().replace(' ', "-"));
     let finding = Finding::new(
         Code::LostData,

@@ -4,6 +4,9 @@ use zerocopy::{FromBytes, FromZeros};
 /// Where the clusters of every resource file start.
 const CLUSTER_GROUP_OFFSET: u64 = 65536;
 
+/// No header counts more resources.
+const MOST_RESOURCES: u64 = 1 << 31;
+
 /// What the format has for a kind: resources in a cluster, clusters in a group, bytes of one, and
 /// on VMFS6 flags, affinity entries per cluster and resource, bits in the bitmap.
 struct Shape(u32, u32, u32, [u32; 4]);
@@ -131,25 +134,32 @@ fn expected(
         header.parent_clusters_per_group = zeroed.parent_clusters_per_group;
         header.parent_cluster_group_size = zeroed.parent_cluster_group_size;
     }
-    let resources = resources(&header, kind, layout, length, volume);
+    // It is another file's then, with its numbers.
+    let foreign =
+        found.resources_per_cluster.get() != per_cluster && found.resource_size.get() != size;
+    let resources = resources(&header, kind, layout, (length, volume), foreign);
     header.with_resources(resources)
 }
 
 /// How many resources the file has: what the header says if the file's length agrees, else what
-/// that tells.
+/// that tells. A `foreign` header says nothing.
 fn resources(
     header: &ResourceHeader,
     kind: ResourceKind,
     layout: &Layout,
-    length: u64,
-    volume: u64,
+    (length, volume): (u64, u64),
+    foreign: bool,
 ) -> u64 {
-    let said = header.resources();
+    // More than any file has: the upper half of the number is damaged.
+    let said = match header.resources() {
+        said if said > MOST_RESOURCES => said & u64::from(u32::MAX),
+        said => said,
+    };
     let header_size = layout.cluster_header_size();
     let block = layout.file_block_size();
     let fits = |resources: u64| {
         let header = header.with_resources(resources);
-        header.file_length(layout.family, header_size) == length
+        resources <= MOST_RESOURCES && header.file_length(layout.family, header_size) == length
     };
     let per_cluster = u64::from(header.resources_per_cluster.get());
     let per_group = per_cluster * u64::from(header.clusters_per_group.get());
@@ -157,6 +167,9 @@ fn resources(
         // Nothing of the file's own length tells the number of small blocks exactly.
         ResourceKind::FileBlock => {
             let all = volume / block;
+            if foreign {
+                return all;
+            }
             let large = layout.file_blocks_per_cluster;
             let within = layout.family == Family::Vmfs6 || fits(said);
             let near = said <= all && said + per_group > all;

@@ -8,17 +8,20 @@ mod candidate;
 mod map;
 mod pointers;
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use vmfs_core::format::{Family, Layout, ResourceKind, SystemFile};
 use vmfs_core::lvm::{Volume, VolumeOffset};
 use vmfs_core::resource::rescue::{Evidence, scan};
 
+use crate::account::Account;
 use crate::check::Check;
 use crate::code::{Code, Progress};
 use crate::finding::Finding;
 use crate::judge::{Judge, Mode};
 use crate::plan::{Plan, Stage};
+use candidate::Candidate;
 use map::Map;
 
 /// The resource files and the kinds that their clusters are of. Where maps lead through pointer
@@ -58,16 +61,73 @@ const BESIDE: [Code; 15] = [
 type Patches = Vec<(VolumeOffset, Vec<u8>)>;
 
 /// What a gap between two parts that don't adjoin is taken to belong to.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 enum Side {
     /// The part before it.
     Before,
     /// The part behind it.
     Behind,
+    /// None; in this file it consists of these blocks of the volume, which are nobody else's.
+    Nobodys(SystemFile, BTreeSet<u64>),
 }
 
 impl Side {
     const BOTH: [Self; 2] = [Self::Before, Self::Behind];
+}
+
+/// Which of the addresses that stand are taken as they are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Trust {
+    /// All.
+    All,
+    /// Beside one that is lost only those that adjoin another.
+    Adjoining,
+}
+
+/// What bears a map out.
+#[derive(Debug, Clone, Copy)]
+enum Proof {
+    /// All that is in use on the volume is accounted for.
+    All,
+    /// Its own blocks are nobody else's.
+    Own,
+}
+
+impl Proof {
+    /// What is done, in words.
+    const fn repair(self) -> &'static str {
+        match self {
+            Self::All => {
+                "put its block map together from its clusters, which account for all that is marked used"
+            }
+            Self::Own => {
+                "put its block map together from its clusters and what lies between them, which is marked used and nobody else's"
+            }
+        }
+    }
+}
+
+/// What a check of the volume with a map finds.
+struct Trial {
+    /// Nothing that speaks against it.
+    clean: bool,
+    /// Nothing may be repaired all the same.
+    refused: bool,
+    account: Account,
+}
+
+impl Trial {
+    /// Whether the maps are right although other things are damaged: nobody else has any of their blocks, none is
+    /// marked free, and those that only one side of a gap speaks for are all that is left of what is marked used.
+    fn bears_out(&self, made: &[Candidate]) -> bool {
+        let blocks = made.iter().flat_map(|made| &made.blocks);
+        let guessed = made.iter().any(|made| !made.guessed.is_empty());
+        !self.refused
+            && blocks
+                .copied()
+                .all(|block| !self.account.speaks_against(block))
+            && (!guessed || self.account.is_exact())
+    }
 }
 
 /// A resource file that isn't whole.
@@ -95,21 +155,7 @@ pub(crate) fn run(check: &mut Check<'_>, volume: &Volume) {
     if broken.is_empty() {
         return;
     }
-    // What the neighbours of a hole tell needs no look at the whole volume.
-    let fitting = |check: &Check<'_>, evidence: &Evidence| {
-        let made = Side::BOTH.map(|side| candidates(volume, &layout, &broken, (evidence, side)));
-        let [one, other] = made;
-        let other = other.filter(|other| Some(other) != one.as_ref());
-        let mut made = one.into_iter().chain(other);
-        made.find(|patches| fits(check, volume, patches))
-    };
-    let mut patches = fitting(check, &Evidence::default());
-    if patches.is_none() {
-        let mut progress = |done, of| (check.progress)(Progress::Search { done, of });
-        let evidence = scan(volume, &layout, &mut progress);
-        patches = fitting(check, &evidence);
-    }
-    let Some(patches) = patches else {
+    let Some((made, proof)) = search(check, volume, &layout, &broken) else {
         return;
     };
     let mut decided = true;
@@ -121,16 +167,85 @@ pub(crate) fn run(check: &mut Check<'_>, volume: &Volume) {
         };
         let finding = Finding::new(code, file.name(), map.wrong())
             .at_volume(map.place().0)
-            .repair("put its block map together from its clusters, which account for all that is marked used");
+            .repair(proof.repair());
         decided &= check.found(finding);
     }
     if decided {
         check.plan.set_stage(Stage::Refer);
-        for (place, bytes) in &patches {
+        for (place, bytes) in made.iter().flat_map(|made| &made.patches) {
             // It was read from there.
             let _ = volume.write(*place, bytes);
         }
     }
+}
+
+/// The maps that the files can only have, and what bears them out.
+fn search(
+    check: &mut Check<'_>,
+    volume: &Volume,
+    layout: &Layout,
+    broken: &[Broken],
+) -> Option<(Vec<Candidate>, Proof)> {
+    // Tries more maps until one is borne out by everything.
+    let attempt = |check: &Check<'_>, tried: &mut Tried, evidence: &Evidence, ways: &[Way]| {
+        for (side, trust) in ways {
+            let made = candidates(volume, layout, broken, (evidence, side, *trust));
+            let made = made.filter(|made| !tried.iter().any(|(before, _)| before == made));
+            if let Some(made) = made
+                && let Some(trial) = trial(check, volume, &made)
+            {
+                if trial.clean {
+                    return Some((made, Proof::All));
+                }
+                tried.push((made, trial));
+            }
+        }
+        None
+    };
+    let both = |trust| Side::BOTH.map(|side| (side, trust));
+    // What the neighbours of a hole tell needs no look at the whole volume.
+    let neighbours = &Evidence::default();
+    let found = attempt(check, &mut Tried::new(), neighbours, &both(Trust::All));
+    if found.is_some() {
+        return found;
+    }
+    let mut progress = |done, of| (check.progress)(Progress::Search { done, of });
+    let evidence = scan(volume, layout, &mut progress);
+    let mut tried = Tried::new();
+    for trust in [Trust::All, Trust::Adjoining] {
+        let found = attempt(check, &mut tried, &evidence, &both(trust));
+        if found.is_some() {
+            return found;
+        }
+    }
+    let mut all = tried.iter();
+    if let Some(side) = all.find_map(|(made, trial)| nobodys(broken, made, trial)) {
+        let way = (side, Trust::All);
+        let found = attempt(check, &mut tried, &evidence, &[way]);
+        if found.is_some() {
+            return found;
+        }
+    }
+    let mut tried = tried.into_iter();
+    let (made, _) = tried.find(|(made, trial)| trial.bears_out(made))?;
+    Some((made, Proof::Own))
+}
+
+/// Maps that not everything bears out.
+type Tried = Vec<(Vec<Candidate>, Trial)>;
+/// How gaps are filled, and what is believed.
+type Way = (Side, Trust);
+
+/// Blocks for a file that has gaps as many as there are blocks that are marked used and nobody's. In which
+/// order it has them makes no difference only to file descriptors that aren't in use: others say which they are.
+fn nobodys(broken: &[Broken], made: &[Candidate], trial: &Trial) -> Option<Side> {
+    let pairs = broken.iter().zip(made);
+    let mut gaps = pairs.filter(|(_, made)| !made.guessed.is_empty());
+    let (Broken { file, kind, .. }, made) = gaps.next()?;
+    let only = gaps.next().is_none() && *kind == ResourceKind::FileDescriptor;
+    let places = trial.account.nobodys(&made.guessed)?;
+    let all = places.len() == made.guessed.len();
+    (only && all).then_some(Side::Nobodys(*file, places))
 }
 
 fn broken(volume: &Volume, layout: &Layout) -> Vec<Broken> {
@@ -165,39 +280,42 @@ fn candidates(
     volume: &Volume,
     layout: &Layout,
     broken: &[Broken],
-    by: (&Evidence, Side),
-) -> Option<Patches> {
-    let mut all = Patches::new();
+    by: (&Evidence, &Side, Trust),
+) -> Option<Vec<Candidate>> {
+    let mut all = Vec::new();
     for Broken { file, kind, map } in broken {
-        let mut patches = candidate::of(volume, layout, (*file, *kind), map, by)?;
-        patches.retain(|(place, bytes)| {
+        let mut made = candidate::of(volume, layout, (*file, *kind), map, by)?;
+        made.patches.retain(|(place, bytes)| {
             let mut found = vec![0; bytes.len()];
             volume.read(*place, &mut found).is_err() || found != *bytes
         });
         // What is wrong with it is something else then.
-        if patches.is_empty() {
+        if made.patches.is_empty() {
             return None;
         }
-        all.extend(patches);
+        all.push(made);
     }
     Some(all)
 }
 
-/// Whether a check of the volume with these patches finds nothing against them.
-fn fits(check: &Check<'_>, volume: &Volume, patches: &Patches) -> bool {
+/// What a check of the volume with these maps finds; `None` if it can't be done.
+fn trial(check: &Check<'_>, volume: &Volume, made: &[Candidate]) -> Option<Trial> {
     let plan = Arc::new(Plan::default());
     let patched = plan.over(volume);
     plan.set_stage(Stage::Refer);
-    let written = patches
-        .iter()
-        .try_for_each(|(place, bytes)| patched.write(*place, bytes));
-    if written.is_err() {
-        return false;
-    }
+    let mut patches = made.iter().flat_map(|made| &made.patches);
+    let written = patches.try_for_each(|(place, bytes)| patched.write(*place, bytes));
+    written.ok()?;
     let quiet = &mut |_| {};
     let mut trial = Check::new(plan, Judge::new(Mode::Check), quiet, check.now);
     trial.left_journals.clone_from(&check.left_journals);
+    trial.account = Some(Account::default());
     trial.rounds(&patched);
     let mut codes = trial.report.totals.keys();
-    trial.refused.is_none() && codes.all(|code| BESIDE.contains(code))
+    let refused = trial.refused.is_some();
+    Some(Trial {
+        clean: !refused && codes.all(|code| BESIDE.contains(code)),
+        refused,
+        account: trial.account.take()?,
+    })
 }

@@ -3,6 +3,7 @@ use vmfs_core::format::{
     ResourceHeader, SystemFile, VMFS_MAGIC, VMFSL_MAGIC,
 };
 use vmfs_core::lvm::Volume;
+use zerocopy::FromZeros;
 
 use super::read;
 
@@ -87,16 +88,38 @@ fn small_per_large(file_block: u64) -> u32 {
 }
 
 fn evidence(volume: &Volume) -> Option<Found> {
-    at(volume, START_6, Family::Vmfs6).or_else(|| {
-        STARTS_5
-            .iter()
-            .find_map(|&start| at(volume, start, Family::Vmfs5))
+    let mut places = vec![(START_6, Family::Vmfs6)];
+    places.extend(STARTS_5.map(|start| (start, Family::Vmfs5)));
+    // A header that is lost is taken to be as every volume's: the descriptors must then be where that says.
+    [false, true].into_iter().find_map(|usual| {
+        let mut places = places.iter();
+        places.find_map(|&(start, family)| at(volume, (start, family), usual))
     })
 }
 
-/// What is found if `.fdc.sf` begins at `start`.
-fn at(volume: &Volume, start: u64, family: Family) -> Option<Found> {
-    let header: ResourceHeader = read(volume, start)?;
+/// The header of `.fdc.sf` that every volume of a family has, but for the number of descriptors; not of one that
+/// was upgraded from VMFS3.
+fn usual_header(family: Family) -> ResourceHeader {
+    let (per_cluster, per_group, size) = match family {
+        Family::Vmfs6 => (256, 8, 2 * MD_6),
+        Family::Vmfs3 | Family::Vmfs5 => (200, 64, 2048),
+    };
+    let mut header = ResourceHeader::new_zeroed();
+    header.resources_per_cluster = per_cluster.into();
+    header.clusters_per_group = per_group.into();
+    header.cluster_group_offset = 65536.into();
+    header.resource_size = (size as u32).into();
+    header.signature = RFMD_SIGNATURE.into();
+    header
+}
+
+/// What is found if `.fdc.sf` begins at `start`, with the header there or the `usual` one.
+fn at(volume: &Volume, (start, family): (u64, Family), usual: bool) -> Option<Found> {
+    let header: ResourceHeader = if usual {
+        usual_header(family)
+    } else {
+        read(volume, start)?
+    };
     let vmfs6 = family == Family::Vmfs6;
     let (header_size, fd_size, meta) = if vmfs6 {
         (2 * MD_6, 2 * MD_6, MD_6)

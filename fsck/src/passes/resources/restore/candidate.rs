@@ -9,10 +9,20 @@ use vmfs_core::resource::rescue::Evidence;
 use zerocopy::FromBytes;
 
 use super::map::{FIRST_CLUSTER, Map, header};
-use super::{Patches, Side, pointers};
+use super::{Patches, Side, Trust, pointers};
 
 /// Permissions of every resource file.
 const MODE: u32 = 0o400;
+
+/// A map that would be whole.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Candidate {
+    pub(super) patches: Patches,
+    /// The file's blocks on the volume.
+    pub(super) blocks: Vec<u64>,
+    /// Those of them on which the parts around a gap don't agree.
+    pub(super) guessed: Vec<u64>,
+}
 
 /// What makes the map of a resource file whole; `None` if that isn't clear.
 pub(super) fn of(
@@ -20,8 +30,8 @@ pub(super) fn of(
     layout: &Layout,
     (file, kind): (SystemFile, ResourceKind),
     map: &Map,
-    (evidence, side): (&Evidence, Side),
-) -> Option<Patches> {
+    (evidence, side, trust): (&Evidence, &Side, Trust),
+) -> Option<Candidate> {
     let shift = layout.file_block_shift;
     let mut found = Found::default();
     let first = map.known.get(&0).copied().or_else(|| {
@@ -40,10 +50,15 @@ pub(super) fn of(
         return None;
     }
     let mut blocks = found.blocks;
-    for (&block, &place) in &map.known {
-        blocks.entry(block).or_insert(place);
-    }
     let needed = needed.max(map.needed);
+    let mut doubtful = Vec::new();
+    for (&block, &place) in &map.known {
+        if trust == Trust::Adjoining && block > 0 && is_lonely(&map.known, block, needed) {
+            doubtful.push(block);
+        } else {
+            blocks.entry(block).or_insert(place);
+        }
+    }
     if has_pointers(layout, file, needed) && map.pointers.is_empty() {
         // The pointer block that agrees with what is known of the file knows the rest.
         let raws = pointers::agreeing(volume, layout, &blocks, needed);
@@ -53,8 +68,29 @@ pub(super) fn of(
             }
         }
     }
-    fill(&mut blocks, needed, side)?;
-    write(volume, layout, file, map, (&blocks, needed, length))
+    let mut guessed = fill(&mut blocks, needed, (file, side))?;
+    let doubtful = doubtful.iter().filter_map(|block| blocks.get(block));
+    guessed.extend(doubtful);
+    let patches = write(volume, layout, file, map, (&blocks, needed, length))?;
+    Some(Candidate {
+        patches,
+        blocks: blocks.into_values().take(needed as usize).collect(),
+        guessed,
+    })
+}
+
+/// Whether an address stands beside one that is lost, and leads to where no other of the file does: what damaged
+/// its neighbour may have damaged it too.
+fn is_lonely(known: &BTreeMap<u64, u64>, block: u64, needed: u64) -> bool {
+    let Some(&place) = known.get(&block) else {
+        return false;
+    };
+    let before = known.get(&(block - 1)).copied();
+    let behind = known.get(&(block + 1)).copied();
+    let beside_lost = before.is_none() || behind.is_none() && block + 1 < needed;
+    let adjoins = before.is_some_and(|before| before + 1 == place)
+        || behind.is_some_and(|behind| place + 1 == behind);
+    beside_lost && !adjoins
 }
 
 /// Whether a file of so many blocks has pointer blocks; `.sbc.sf` of VMFS6 has in any case.
@@ -125,24 +161,41 @@ fn evident(
 }
 
 /// Fills gaps as if what is on one side of each went on into it; `None` if that can't be. A wrong guess
-/// doesn't account for all that is marked used.
-fn fill(blocks: &mut BTreeMap<u64, u64>, needed: u64, side: Side) -> Option<()> {
+/// doesn't account for all that is marked used. Returns the blocks on which the two sides of a gap don't agree.
+fn fill(
+    blocks: &mut BTreeMap<u64, u64>,
+    needed: u64,
+    (file, side): (SystemFile, &Side),
+) -> Option<Vec<u64>> {
     let known: Vec<(u64, u64)> = blocks
         .iter()
         .map(|(&block, &place)| (block, place))
         .collect();
+    let mut nobodys = match side {
+        Side::Nobodys(of, places) if *of == file => Some(places.iter().copied()),
+        _ => None,
+    };
+    let mut guessed = Vec::new();
     let ends = known.iter().skip(1).copied().map(Some).chain([None]);
     for (&(block, place), next) in known.iter().zip(ends) {
         let end = next.map_or(needed, |(next, _)| next);
+        let agreed =
+            next.is_some_and(|(next, there)| there.checked_sub(place) == Some(next - block));
         for missing in block + 1..end {
-            let place = match (side, next) {
-                (Side::Behind, Some((next, there))) => there.checked_sub(next - missing)?,
+            let place = match (side, next, &mut nobodys) {
+                _ if agreed => place + (missing - block),
+                (.., Some(nobodys)) => nobodys.next()?,
+                (Side::Behind, Some((next, there)), _) => there.checked_sub(next - missing)?,
                 _ => place + (missing - block),
             };
             blocks.insert(missing, place);
+            if !agreed {
+                guessed.push(place);
+            }
         }
     }
-    Some(())
+    // All of them must be needed.
+    (nobodys.is_none_or(|mut rest| rest.next().is_none())).then_some(guessed)
 }
 
 /// The bytes that make the map one of these blocks.

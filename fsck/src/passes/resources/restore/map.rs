@@ -168,9 +168,12 @@ impl Map {
             self.slots.push(slot);
             let addr = BlockAddr::decode(raw, layout);
             match addr {
-                BlockAddr::FileBlock { block, .. }
-                    if block < blocks && addr.encode(layout) == raw =>
-                {
+                // A block of a resource file is neither to be zeroed nor shared.
+                BlockAddr::FileBlock {
+                    block,
+                    tbz: 0,
+                    cow: false,
+                } if block < blocks && addr.encode(layout) == raw => {
                     self.known.insert(number, block);
                 }
                 _ => missing += 1,
