@@ -156,6 +156,15 @@ pub(crate) fn run(check: &mut Check<'_>, volume: &Volume) {
         return;
     }
     let Some((made, proof)) = search(check, volume, &layout, &broken) else {
+        if let Some(Broken { file, map, .. }) = broken.iter().find(|broken| broken.map.hides_files)
+        {
+            // Each of them would be taken for one that isn't in use.
+            let (name, place) = (file.name(), map.place());
+            check.refuse(&format!(
+                "block map of {name} at {place}: {}, and descriptors that are marked used aren't there",
+                map.wrong()
+            ));
+        }
         return;
     };
     let mut decided = true;
