@@ -5,7 +5,7 @@ use vmfs_core::format::{
 };
 use vmfs_core::lvm::VolumeOffset;
 
-use super::{connectivity, locks, maps, mend};
+use super::{connectivity, locks, maps, mend, resources};
 use crate::code::Code;
 use crate::finding::Finding;
 use crate::plan::Stage;
@@ -120,7 +120,9 @@ fn descriptor(round: &mut Round<'_, '_>, fd: FdAddr, marked: bool) {
     round.check.report.descriptors += 1;
     length(round, fd, place, &mut image);
     let meta = image.meta().clone();
-    let seen = Seen::of(&meta);
+    let mut seen = Seen::of(&meta);
+    // Whatever its mode says.
+    seen.is_directory &= !resources::is_resource_file(fd, &layout);
     round.files.insert(fd, seen);
     if seen.is_directory {
         round.directories.push(fd);

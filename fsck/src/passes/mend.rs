@@ -111,7 +111,11 @@ fn fix(layout: &Layout, fd: FdAddr, image: &mut FdImage) -> Vec<String> {
         );
         image.metadata().signature = FDMD_SIGNATURE.into();
     }
-    let kind = FileKind::from_raw(meta.kind.get()).unwrap_or_else(|| {
+    // These four are resource files on every volume.
+    let resources = fd.cluster() == 0 && (1..=4).contains(&fd.resource());
+    let kind = FileKind::from_raw(meta.kind.get());
+    let kind = kind.filter(|&kind| kind == FileKind::System || !resources);
+    let kind = kind.unwrap_or_else(|| {
         let kind = likely_kind(fd, &meta);
         note("type", meta.kind.get().into(), kind as u64);
         image.metadata().kind = (kind as u32).into();

@@ -275,7 +275,10 @@ impl Map {
                 continue;
             }
             let found = ClusterHeader::parse(&bytes, number, header, layout, At::Volume(place));
-            let Ok(found) = found else { continue };
+            // Marks that don't count up to what the header says may themselves be what is damaged.
+            let Some(found) = found.ok().filter(|found| found.count_free() == found.free) else {
+                continue;
+            };
             for resource in (0..found.total).filter(|&resource| !found.is_free(resource)) {
                 let Some(offset) = header.resource_offset(number, resource, size) else {
                     continue;
