@@ -8,6 +8,7 @@ use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 use std::path::Path;
 use std::sync::Barrier;
 use std::thread;
+use std::time::Duration;
 
 use common::volume::{Volume, each_format};
 use common::{Mount, errno};
@@ -15,6 +16,7 @@ use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
 /// The hosts' heartbeats, as often as makes the second mount quick.
+const HEARTBEAT: Duration = Duration::from_millis(600);
 const TIMES: &str = "heartbeat=0.6,lease=10";
 
 fn hosts(volume: &Volume) -> (Mount, Mount) {
@@ -245,5 +247,42 @@ fn programs_of_two_hosts_begin_one_log() {
             let all = fs::read_to_string(log(number, here)).expect("read");
             assert_eq!(all, "line\n".repeat(2), "{number}");
         }
+    });
+}
+
+/// What another host did before it went away is seen by the one that is alone then, and keeps everything in memory.
+#[test]
+fn what_a_host_did_before_it_left_is_seen() {
+    const LENGTH: usize = 70_000;
+    each_format(|volume| {
+        let (a, b) = hosts(volume);
+        for name in ["cut", "appended", "rewritten"] {
+            fs::write(a.file(name), vec![1; LENGTH]).expect("write");
+            assert_eq!(fs::read(a.file(name)).expect("read").len(), LENGTH);
+        }
+        let open = |name: &str| {
+            File::options()
+                .write(true)
+                .open(b.file(name))
+                .expect("open")
+        };
+        open("cut").set_len(100).expect("cut");
+        append(&b.file("appended"), "tail");
+        // Perhaps in the second that it was written in, so that no attribute tells.
+        open("rewritten")
+            .write_all_at(&vec![2; LENGTH], 0)
+            .expect("write");
+        drop(b);
+        // By then it has found that it is alone.
+        thread::sleep(HEARTBEAT * 5);
+        append(&a.file("cut"), "tail");
+        let with_tail = |length: usize| [&vec![1; length], &b"tail"[..]].concat();
+        assert_eq!(fs::read(a.file("cut")).expect("read"), with_tail(100));
+        append(&a.file("appended"), "tail");
+        let appended = fs::read(a.file("appended")).expect("read");
+        assert!(appended == [&with_tail(LENGTH), &b"tail"[..]].concat());
+        assert!(fs::read(a.file("rewritten")).expect("read") == vec![2; LENGTH]);
+        drop(a);
+        volume.check();
     });
 }

@@ -44,6 +44,7 @@ impl Mounted {
     ) -> Result<Created, Errno> {
         let exclusive = has(flags, OFlags::EXCL);
         for _ in 0..TRIES {
+            let alone = self.files.fs.alone();
             let (inode, is_new) = match self.make(request, parent, name, New::File(mode)) {
                 Err(Errno::EEXIST) if !exclusive => match self.find(parent, name) {
                     Err(Errno::ENOENT) => continue,
@@ -61,7 +62,7 @@ impl Mounted {
                 self.open_found(number, flags)
             };
             let opened = opened.and_then(|(handle, how)| {
-                let inode = self.as_opened(number, inode);
+                let inode = self.as_opened(number, inode, alone);
                 let inode = inode.inspect_err(|_| self.close_file(number, handle, flags))?;
                 Ok(Created {
                     inode,
@@ -90,8 +91,14 @@ impl Mounted {
     ///
     /// # Errors
     /// ESTALE when another host has deleted it.
-    fn as_opened(&self, node: INodeNo, inode: Arc<Inode>) -> Result<Arc<Inode>, Errno> {
-        if !self.caching.is_shared() {
+    fn as_opened(
+        &self,
+        node: INodeNo,
+        inode: Arc<Inode>,
+        alone: Option<u64>,
+    ) -> Result<Arc<Inode>, Errno> {
+        if let Some(number) = alone.filter(|_| alone == self.files.fs.alone()) {
+            self.files.told.trust(inode.fd(), number);
             return Ok(inode);
         }
         let inode = self.files.inode(node)?;

@@ -173,9 +173,9 @@ impl Mounted {
         let Some(changing) = self.changing.as_ref().filter(|_| fd != FdAddr::ROOT) else {
             return number(fd);
         };
-        let renewable = self.caching.is_shared()
-            && inode.kind() == FileKind::Regular
-            && !changing.opens.is_open(fd);
+        let renewable = inode.kind() == FileKind::Regular
+            && !changing.opens.is_open(fd)
+            && !self.files.told.is_trusted(fd, self.files.fs.alone());
         self.files.told.note(inode, renewable, |is_another| {
             if is_another {
                 self.files.fs.drop_holds(fd);

@@ -170,15 +170,22 @@ impl Mounted {
             return Err(Errno::EPERM);
         }
         let is_shared = changing.shared.has(&self.files.fs, inode.fd());
+        let alone = self.files.fs.alone();
+        let is_trusted = self.files.told.is_trusted(inode.fd(), alone);
         let opened = self.files.fs.open_file(inode.fd(), mode(flags, is_shared));
         self.files.heard(inode.fd(), opened)?;
-        self.check_edition(node, mode(flags, is_shared))?;
+        if !is_trusted {
+            self.check_edition(node, mode(flags, is_shared))?;
+            if let Some(alone) = alone {
+                self.files.told.trust(inode.fd(), alone);
+            }
+        }
         changing.opens.open(inode.fd());
         if writes(flags) && changing.opens.add(inode.fd()) {
             changing.kernel.forget_attributes(node);
         }
         self.files.fs.hold(inode.fd());
-        Ok(self.handle(inode.fd(), flags, is_shared))
+        Ok(self.handle(inode.fd(), flags, is_shared, is_trusted))
     }
 
     /// Closes a file again that was just opened under the number `node`, if another host has changed it since
@@ -186,7 +193,7 @@ impl Mounted {
     fn check_edition(&self, node: INodeNo, mode: OpenMode) -> Result<(), Errno> {
         let fd = Files::fd(node)?;
         let is_open = |changing: &super::Changing| changing.opens.is_open(fd);
-        if !self.caching.is_shared() || self.changing.as_ref().is_some_and(is_open) {
+        if self.changing.as_ref().is_some_and(is_open) {
             return Ok(());
         }
         // From here on it stays as it is.
@@ -217,7 +224,8 @@ impl Mounted {
             }
         }
         self.files.fs.hold(fd);
-        Ok(self.handle(fd, flags, is_shared))
+        // The kernel holds nothing of it yet.
+        Ok(self.handle(fd, flags, is_shared, true))
     }
 
     /// Closes a file for good.
@@ -256,15 +264,22 @@ impl Mounted {
         })
     }
 
-    fn handle(&self, fd: FdAddr, flags: OpenFlags, is_shared: bool) -> (FileHandle, FopenFlags) {
+    /// How the kernel is to treat an open file; `keeps` what it holds of it.
+    fn handle(
+        &self,
+        fd: FdAddr,
+        flags: OpenFlags,
+        is_shared: bool,
+        keeps: bool,
+    ) -> (FileHandle, FopenFlags) {
         if is_shared {
             return (SHARED, FopenFlags::FOPEN_DIRECT_IO);
         }
         // What another host has written since is not in the cache.
-        let keep = if self.caching.is_shared() {
-            FopenFlags::empty()
-        } else {
+        let keep = if keeps {
             FopenFlags::FOPEN_KEEP_CACHE
+        } else {
+            FopenFlags::empty()
         };
         let opens = self.changing.as_ref().map(|changing| &changing.opens);
         if is_direct(flags) {

@@ -36,6 +36,8 @@ struct Known {
     first: u32,
     edition: u32,
     shown: Shown,
+    /// The time ([`vmfs_core::fs::FileSystem::alone`]) in which the file was last opened.
+    alone: Option<u64>,
 }
 
 impl Told {
@@ -53,6 +55,7 @@ impl Told {
             first: 0,
             edition: 0,
             shown: now,
+            alone: None,
         });
         let is_another = known.generation != generation;
         if is_another || (renewable && known.shown != now) {
@@ -63,10 +66,29 @@ impl Told {
             known.gone += std::mem::take(&mut known.count);
             known.generation = generation;
             known.first = known.edition;
+            known.alone = None;
         }
         known.count += 1;
         hold(is_another);
         number_of(inode.fd(), known.edition)
+    }
+
+    /// Notes that from the time `alone` on nobody but the kernel changes the file, and that the kernel holds nothing
+    /// of it from before.
+    pub(super) fn trust(&self, fd: FdAddr, alone: u64) {
+        if let Some(mut known) = self.files.get_mut(&fd) {
+            known.alone = Some(alone);
+        }
+    }
+
+    /// Whether the kernel knows how the file is, and may hold its content, as that was noted and nobody else has been
+    /// there since.
+    pub(super) fn is_trusted(&self, fd: FdAddr, alone: Option<u64>) -> bool {
+        alone.is_some()
+            && self
+                .files
+                .get(&fd)
+                .is_some_and(|known| known.alone == alone)
     }
 
     /// Notes that the kernel forgets `count` times that it was told of `node`; whether that is the file which

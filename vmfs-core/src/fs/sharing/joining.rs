@@ -67,6 +67,7 @@ impl FileSystem {
             return Ok(());
         }
         self.forget_everything(engine);
+        sharing.alone.fetch_add(1, SeqCst);
         sharing.shared.store(false, SeqCst);
         tracing::debug!("no other host is there");
         Ok(())

@@ -36,6 +36,8 @@ pub(super) struct Sharing {
     pub(super) watch: Arc<Watch>,
     /// Another host is there, or may be: everything is locked, nothing stays in memory alone.
     shared: AtomicBool,
+    /// How often this host came to be alone.
+    alone: AtomicU64,
     /// Every call has it shared; it is taken alone to change `shared`.
     calls: RwLock<()>,
     /// Files that are open, and how often in each way.
@@ -110,6 +112,7 @@ impl Sharing {
             locks,
             watch,
             shared: AtomicBool::new(true),
+            alone: AtomicU64::new(0),
             calls: RwLock::new(()),
             opens: DashMap::new(),
             unsettled: Mutex::default(),
@@ -168,6 +171,16 @@ impl FileSystem {
     pub fn is_shared(&self) -> bool {
         let engine = self.engine.as_ref();
         engine.is_some_and(|engine| engine.sharing.is_shared())
+    }
+
+    /// A number of the time since when nobody else has been there; `None` if somebody may be. What was known at the
+    /// same number is still so, but for what this host has changed.
+    pub fn alone(&self) -> Option<u64> {
+        let sharing = &self.engine.as_ref()?.sharing;
+        let number = sharing.alone.load(SeqCst);
+        // In this order: a new time begins before it is seen that nobody is there.
+        let still = !sharing.is_shared() && sharing.alone.load(SeqCst) == number;
+        still.then_some(number)
     }
 
     /// Locks `files` for changing them.
