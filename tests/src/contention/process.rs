@@ -107,11 +107,11 @@ impl Process {
     }
 
     pub(super) fn kill(&mut self) {
-        // Who waits for the mount can't be killed before it is gone.
-        if let Some((fuse, folder)) = &mut self.mount {
+        // Who waits for the mount can't be killed before it is gone. Only once: the next host mounts on the same folder.
+        if let Some((mut fuse, folder)) = self.mount.take() {
             let _ = fuse.kill();
             let _ = fuse.wait();
-            let _ = unmount(&*folder, UnmountFlags::DETACH);
+            let _ = unmount(&folder, UnmountFlags::DETACH);
         }
         let _ = self.child.kill();
         let _ = self.child.wait();

@@ -8,6 +8,7 @@ use super::engine::Engine;
 use super::error::FsError;
 use super::file_system::FileSystem;
 use super::sharing::Files;
+use crate::cluster::OpenMode;
 use crate::file::edit::{DirectoryEdit, FileEdit, NewFile};
 use crate::file::{DirEntry, Inode};
 use crate::format::{FdAddr, FileKind, ResourceKind};
@@ -25,6 +26,27 @@ struct New<'a> {
     creator: Creator,
     /// Of a symbolic link.
     target: &'a [u8],
+    /// How it is opened, if it is.
+    opened: Option<OpenMode>,
+}
+
+/// What was made.
+struct Made {
+    inode: Arc<Inode>,
+    is_open: bool,
+}
+
+impl<'a> New<'a> {
+    /// A regular file that isn't opened.
+    fn file(name: &'a [u8], creator: Creator) -> Self {
+        Self {
+            name,
+            kind: FileKind::Regular,
+            creator,
+            target: &[],
+            opened: None,
+        }
+    }
 }
 
 impl FileSystem {
@@ -35,7 +57,26 @@ impl FileSystem {
         name: &[u8],
         creator: Creator,
     ) -> Result<Arc<Inode>, FsError> {
-        self.make(directory, name, FileKind::Regular, creator, &[])
+        self.make(directory, &New::file(name, creator))
+            .map(|made| made.inode)
+    }
+
+    /// Makes an empty regular file called `name` and opens it, in one step: no other host can delete it or write to
+    /// it in between. Whether it is open: it isn't if another host was just looking at the descriptor, which was
+    /// another file's; the caller opens it then.
+    pub fn create_open(
+        &self,
+        directory: FdAddr,
+        name: &[u8],
+        creator: Creator,
+        mode: OpenMode,
+    ) -> Result<(Arc<Inode>, bool), FsError> {
+        let new = New {
+            opened: Some(mode),
+            ..New::file(name, creator)
+        };
+        let made = self.make(directory, &new)?;
+        Ok((made.inode, made.is_open))
     }
 
     /// Makes a directory called `name`.
@@ -45,7 +86,11 @@ impl FileSystem {
         name: &[u8],
         creator: Creator,
     ) -> Result<Arc<Inode>, FsError> {
-        self.make(directory, name, FileKind::Directory, creator, &[])
+        let new = New {
+            kind: FileKind::Directory,
+            ..New::file(name, creator)
+        };
+        self.make(directory, &new).map(|made| made.inode)
     }
 
     /// Makes a symbolic link called `name` to `target`.
@@ -65,27 +110,19 @@ impl FileSystem {
                 max: MAX_TARGET,
             });
         }
-        self.make(directory, name, FileKind::Symlink, creator, target)
+        let new = New {
+            kind: FileKind::Symlink,
+            target,
+            ..New::file(name, creator)
+        };
+        self.make(directory, &new).map(|made| made.inode)
     }
 
-    fn make(
-        &self,
-        directory: FdAddr,
-        name: &[u8],
-        kind: FileKind,
-        creator: Creator,
-        target: &[u8],
-    ) -> Result<Arc<Inode>, FsError> {
+    fn make(&self, directory: FdAddr, new: &New<'_>) -> Result<Made, FsError> {
         let (engine, _call) = self.enter()?;
-        self.check_name(name)?;
-        let new = New {
-            name,
-            kind,
-            creator,
-            target,
-        };
+        self.check_name(new.name)?;
         loop {
-            match self.make_locked(engine, directory, &new) {
+            match self.make_locked(engine, directory, new) {
                 // Another thread or host has what was taken for the new file locked.
                 Err(FsError::Again) if engine.sharing.is_shared() => {
                     engine.host.clock.sleep(Duration::from_micros(500));
@@ -101,7 +138,7 @@ impl FileSystem {
         engine: &Engine,
         directory: FdAddr,
         new: &New<'_>,
-    ) -> Result<Arc<Inode>, FsError> {
+    ) -> Result<Made, FsError> {
         let guard = self.lock_files(engine, &[directory])?;
         let parent = self.locked_directory(directory)?;
         if self.find_locked(engine, &parent, new.name)?.is_some() {
@@ -109,7 +146,7 @@ impl FileSystem {
                 name: new.name.to_vec(),
             });
         }
-        let (fd, _guard) = self.change_names(engine, &guard, &[directory], |changes| {
+        let (fd, _locked) = self.change_names(engine, &guard, &[directory], |changes| {
             let near = u64::from(directory.cluster());
             let kind_of_fd = ResourceKind::FileDescriptor;
             let (place, generation) = changes.take(kind_of_fd, near, directory)?;
@@ -144,7 +181,12 @@ impl FileSystem {
             Ok((fd, (held, also)))
         })?;
         self.refresh(&[directory])?;
-        Ok(self.store().refresh(fd)?)
+        let inode = self.store().refresh(fd)?;
+        // As long as the directory is locked no other host finds the file.
+        let is_open = new
+            .opened
+            .is_some_and(|mode| self.open_made(engine, fd, mode));
+        Ok(Made { inode, is_open })
     }
 
     /// Gives `file` one more name.

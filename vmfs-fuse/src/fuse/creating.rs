@@ -1,4 +1,4 @@
-//! open(2) with O_CREAT where the kernel found no file: another host may make it, or delete it again, meanwhile.
+//! open(2) with O_CREAT where the kernel found no file: another host may make it meanwhile.
 
 use std::ffi::OsStr;
 use std::sync::Arc;
@@ -10,8 +10,9 @@ use vmfs_core::fs::{Changes, Inode};
 
 use super::Mounted;
 use super::names::New;
+use super::opens::open_mode;
 
-/// How often a file is looked for and made that other hosts make and delete at the same time.
+/// How often a file is made and looked for that other hosts make and delete at the same time.
 const TRIES: u32 = 64;
 /// Permissions, as a class of users has them.
 const READ: u16 = 4;
@@ -45,25 +46,35 @@ impl Mounted {
         let exclusive = has(flags, OFlags::EXCL);
         for _ in 0..TRIES {
             let alone = self.files.fs.alone();
-            let (inode, is_new) = match self.make(request, parent, name, New::File(mode)) {
+            let made = self.make_and_perhaps_open(request, (parent, name), mode, flags);
+            let (inode, is_new, is_open) = match made {
                 Err(Errno::EEXIST) if !exclusive => match self.find(parent, name) {
                     Err(Errno::ENOENT) => continue,
-                    found => (found?, false),
+                    found => (found?, false, false),
                 },
-                made => (made?, true),
+                made => made.map(|(inode, is_open)| (inode, true, is_open))?,
             };
             if !is_new && !self.surely_may_open(request, parent, &inode, flags)? {
                 return Err(Errno::ESTALE);
             }
             let number = self.looked_up(&inode);
-            let opened = if is_new {
+            let opened = if is_open {
+                Ok(self.count_new(inode.fd(), flags, false))
+            } else if is_new {
                 self.open_new(inode.fd(), flags)
             } else {
                 self.open_found(number, flags)
             };
             let opened = opened.and_then(|(handle, how)| {
-                let inode = self.as_opened(number, inode, alone);
-                let inode = inode.inspect_err(|_| self.close_file(number, handle, flags))?;
+                let inode = if is_open {
+                    inode
+                } else {
+                    let inode = self.as_opened(number, inode);
+                    inode.inspect_err(|_| self.close_file(number, handle, flags))?
+                };
+                if let Some(number) = alone.filter(|_| alone == self.files.fs.alone()) {
+                    self.files.told.trust(inode.fd(), number);
+                }
                 Ok(Created {
                     inode,
                     number,
@@ -86,19 +97,29 @@ impl Mounted {
         Err(Errno::ESTALE)
     }
 
+    /// Makes a file, and opens it in the same step where its path needn't be known for that; whether it is open.
+    fn make_and_perhaps_open(
+        &self,
+        request: &Request,
+        name: (INodeNo, &OsStr),
+        mode: u32,
+        flags: OpenFlags,
+    ) -> Result<(Arc<Inode>, bool), Errno> {
+        let changing = self.changing.as_ref();
+        if changing.is_some_and(|changing| changing.shared.is_empty()) {
+            return self.make_open(request, name, mode, open_mode(flags, false));
+        }
+        let made = self.make(request, name.0, name.1, New::File(mode))?;
+        Ok((made, false))
+    }
+
     /// A file that was found or made as `inode`, as it is since it was opened: before that another host may have
     /// written to it. The kernel, which is about to be told of it, appends where it believes the end to be.
     ///
     /// # Errors
     /// ESTALE when another host has deleted it.
-    fn as_opened(
-        &self,
-        node: INodeNo,
-        inode: Arc<Inode>,
-        alone: Option<u64>,
-    ) -> Result<Arc<Inode>, Errno> {
-        if let Some(number) = alone.filter(|_| alone == self.files.fs.alone()) {
-            self.files.told.trust(inode.fd(), number);
+    fn as_opened(&self, node: INodeNo, inode: Arc<Inode>) -> Result<Arc<Inode>, Errno> {
+        if !self.caching.is_shared() {
             return Ok(inode);
         }
         let inode = self.files.inode(node)?;

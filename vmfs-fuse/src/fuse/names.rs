@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use fuser::{Errno, INodeNo, RenameFlags, Request};
 use vmfs_core::format::FdAddr;
-use vmfs_core::fs::{Creator, FsError, Inode, Rename};
+use vmfs_core::fs::{Creator, FsError, Inode, OpenMode, Rename};
 
 use super::Mounted;
 use super::files::Files;
@@ -76,6 +76,32 @@ impl Mounted {
                 New::Symlink(target) => fs.make_symlink(fd, name, target, creator(0o777)),
             }
         })
+    }
+
+    /// Makes a file called `name` and opens it as `mode` says; whether it is open, which else is to be done yet.
+    pub(super) fn make_open(
+        &self,
+        request: &Request,
+        (parent, name): (INodeNo, &OsStr),
+        permissions: u32,
+        mode: OpenMode,
+    ) -> Result<(Arc<Inode>, bool), Errno> {
+        let directory = self.files.inode(parent)?;
+        let (fd, fs) = (directory.fd(), &self.files.fs);
+        let mut made = None;
+        let done = self.change_names(fd, || {
+            let creator = creator(request, &directory, permissions);
+            made = Some(fs.create_open(fd, name.as_bytes(), creator, mode)?);
+            Ok(())
+        });
+        match (done, made) {
+            (Ok(()), Some(made)) => Ok(made),
+            (Err(errno), Some((inode, true))) => {
+                fs.close_file(inode.fd(), mode);
+                Err(errno)
+            }
+            (done, _) => Err(done.err().unwrap_or(Errno::EIO)),
+        }
     }
 
     /// Gives a file one more name.

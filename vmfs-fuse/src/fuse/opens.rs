@@ -138,7 +138,7 @@ fn writes(flags: OpenFlags) -> bool {
 }
 
 /// How the file is locked against other hosts.
-fn mode(flags: OpenFlags, is_shared: bool) -> OpenMode {
+pub(super) fn open_mode(flags: OpenFlags, is_shared: bool) -> OpenMode {
     if is_shared {
         OpenMode::MultiWriter
     } else if writes(flags) {
@@ -172,10 +172,13 @@ impl Mounted {
         let is_shared = changing.shared.has(&self.files.fs, inode.fd());
         let alone = self.files.fs.alone();
         let is_trusted = self.files.told.is_trusted(inode.fd(), alone);
-        let opened = self.files.fs.open_file(inode.fd(), mode(flags, is_shared));
+        let opened = self
+            .files
+            .fs
+            .open_file(inode.fd(), open_mode(flags, is_shared));
         self.files.heard(inode.fd(), opened)?;
         if !is_trusted {
-            self.check_edition(node, mode(flags, is_shared))?;
+            self.check_edition(node, open_mode(flags, is_shared))?;
             if let Some(alone) = alone {
                 self.files.told.trust(inode.fd(), alone);
             }
@@ -207,7 +210,7 @@ impl Mounted {
         Err(Errno::ESTALE)
     }
 
-    /// Counts what a file that was just made is opened for.
+    /// Opens a file that was just made.
     pub(super) fn open_new(
         &self,
         fd: FdAddr,
@@ -215,8 +218,18 @@ impl Mounted {
     ) -> Result<(FileHandle, FopenFlags), Errno> {
         let changing = self.changing.as_ref();
         let is_shared = changing.is_some_and(|changing| changing.shared.has(&self.files.fs, fd));
-        let opened = self.files.fs.open_file(fd, mode(flags, is_shared));
+        let opened = self.files.fs.open_file(fd, open_mode(flags, is_shared));
         self.files.heard(fd, opened)?;
+        Ok(self.count_new(fd, flags, is_shared))
+    }
+
+    /// Counts what a file was opened for that was just made.
+    pub(super) fn count_new(
+        &self,
+        fd: FdAddr,
+        flags: OpenFlags,
+        is_shared: bool,
+    ) -> (FileHandle, FopenFlags) {
         if let Some(changing) = &self.changing {
             changing.opens.open(fd);
             if writes(flags) {
@@ -225,7 +238,7 @@ impl Mounted {
         }
         self.files.fs.hold(fd);
         // The kernel holds nothing of it yet.
-        Ok(self.handle(fd, flags, is_shared, true))
+        self.handle(fd, flags, is_shared, true)
     }
 
     /// Closes a file for good.
@@ -247,7 +260,7 @@ impl Mounted {
         }
         changing.opens.close(fd);
         changing.opens.has_dropped(fd, handle);
-        self.files.fs.close_file(fd, mode(flags, is_shared));
+        self.files.fs.close_file(fd, open_mode(flags, is_shared));
         self.files.fs.release(fd, 1);
     }
 

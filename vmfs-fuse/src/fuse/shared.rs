@@ -17,6 +17,11 @@ impl SharedFiles {
         }
     }
 
+    /// Whether there are none.
+    pub(super) fn is_empty(&self) -> bool {
+        self.paths.is_empty()
+    }
+
     /// Whether a file is one of them. A path means what has it at that moment.
     pub(super) fn has(&self, fs: &FileSystem, fd: FdAddr) -> bool {
         self.paths.iter().any(|path| {

@@ -77,6 +77,22 @@ impl FileSystem {
         Ok(())
     }
 
+    /// [`FileSystem::open_file`] for a file that was just made and that the caller has locked, with its directory;
+    /// whether it could be done without waiting.
+    pub(in crate::fs) fn open_made(&self, engine: &Engine, file: FdAddr, mode: OpenMode) -> bool {
+        if engine.sharing.is_shared() {
+            let Ok(place) = self.store().place_of(file) else {
+                return false;
+            };
+            if let Err(error) = engine.sharing.locks.open(place, mode) {
+                tracing::debug!(%file, "it is opened later: {error}");
+                return false;
+            }
+        }
+        *engine.sharing.opens.entry(file).or_default().count(mode) += 1;
+        true
+    }
+
     /// Closes a file that was opened in this mode.
     pub fn close_file(&self, file: FdAddr, mode: OpenMode) {
         let Some(engine) = &self.engine else {
