@@ -181,7 +181,11 @@ impl PatientLun {
             self.inner.name(),
             waited.as_millis()
         );
-        self.inner.reset()
+        match self.reset() {
+            // Another host has just done that.
+            Err(LunError::ReservationLost { .. }) => Ok(()),
+            reset => reset,
+        }
     }
 }
 
@@ -202,7 +206,7 @@ pub(crate) fn jitter(wait: Duration, random: &AtomicU64) -> Duration {
 }
 
 impl Lun for PatientLun {
-    crate::forward_lun!(inner: name capacity block_size access identity next_mapped capabilities reset persistent_reserve reservations counters);
+    crate::forward_lun!(inner: name capacity block_size access identity next_mapped capabilities persistent_reserve reservations counters);
 
     fn read(&self, offset: DeviceOffset, buf: &mut [u8]) -> Result<(), LunError> {
         self.patiently(|| self.inner.read(offset, buf))
@@ -278,6 +282,11 @@ impl Lun for PatientLun {
 
     fn unmap(&self, offset: DeviceOffset, length: u64) -> Result<(), LunError> {
         self.change(|| self.inner.unmap(offset, length))
+    }
+
+    fn reset(&self) -> Result<(), LunError> {
+        // It may be told that this host's reservation is gone, which the thread that has it must hear.
+        self.attempt(&mut || self.inner.reset())
     }
 
     fn end_patience(&self) {

@@ -137,7 +137,8 @@ mod tests {
 
     use super::*;
     use crate::scsi::{
-        Clock, DeviceOffset, MemoryArray, MemoryLun, PatientLun, Personality, SystemClock,
+        Clock, DeviceOffset, MemoryArray, MemoryLun, MemoryPort, PatientLun, Personality,
+        SystemClock,
     };
 
     fn patient(lun: Arc<dyn Lun>) -> Arc<PatientLun> {
@@ -227,5 +228,35 @@ mod tests {
         assert!(is_lost(&write()));
         host.release().expect("release");
         write().expect("without a reservation");
+    }
+
+    /// A LUN that tells of a lost reservation with a reset, too.
+    #[derive(Debug)]
+    struct TellingLun {
+        port: MemoryPort,
+    }
+
+    impl Lun for TellingLun {
+        crate::forward_lun!(port: name capacity block_size access capabilities read write write_zeros flush reserve release attentions counters);
+
+        fn reset(&self) -> Result<(), LunError> {
+            self.port.read(DeviceOffset(0), &mut [0; 512])?;
+            self.port.reset()
+        }
+    }
+
+    #[test]
+    fn who_has_the_turn_learns_what_a_reset_by_another_thread_was_told() {
+        let array = array();
+        let port = array.port("a");
+        let host = patient(Arc::new(TellingLun { port }));
+        let other = array.port("b");
+        host.reserve().expect("reserve");
+        other.reset().expect("reset");
+        thread::scope(|scope| scope.spawn(|| host.reset()).join())
+            .expect("a thread")
+            .expect("reset");
+        other.reserve().expect("reserve");
+        assert!(is_lost(&host.write(DeviceOffset(0), &[2; 512])));
     }
 }
