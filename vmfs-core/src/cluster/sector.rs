@@ -82,16 +82,20 @@ pub(super) fn swap_in_time(
         membership.check(lun.name())?;
         return swap(volume, membership.method(), offset, old, new);
     }
+    let mut was_sent = false;
     loop {
         let _reserved = Reserved::take(volume, offset)?;
         membership.check(lun.name())?;
-        let same = read(volume, offset).map(|found| found == old);
-        if is_lost(&same) {
+        let found = read(volume, offset);
+        if is_lost(&found) {
             continue;
         }
-        if !same? {
-            return Ok(false);
+        let found = found?;
+        if found != old {
+            // It may have arrived before the reservation was lost.
+            return Ok(was_sent && found == new);
         }
+        was_sent = true;
         let done = lun.write_if(place, new, &|| membership.may_write());
         let done = done.map_err(LvmError::from);
         if !is_lost(&done) {

@@ -88,7 +88,7 @@ pub(super) fn take_over_all(
     let mut left = Vec::new();
     loop {
         let mut others_at_it = None;
-        for dead in meet_others(membership, layout, watch, host)? {
+        for dead in meet_others(membership, layout, watch, (host, &left))? {
             match take_over(membership, layout, watch, &dead)? {
                 Some(takeover) => left.push(replay_journal(guarded, layout, takeover)?),
                 None => others_at_it = Some(dead),
@@ -116,14 +116,22 @@ fn meet_others(
     membership: &Membership,
     layout: &Layout,
     watch: &Watch,
-    host: &HostConfig,
+    (host, left): (&HostConfig, &[Left]),
 ) -> Result<Vec<Host>, FsError> {
+    // A claim of this host's alone doesn't count: nothing is replayed yet.
+    let is_replayed = |other: &Host| {
+        let mut done = left.iter().map(|left| &left.takeover.host);
+        done.any(|dead| (dead.offset, dead.generation) == (other.offset, other.generation))
+    };
     let start = host.clock.uptime();
     let mut told = false;
     loop {
         let mut others = cluster::hosts(membership.volume(), layout)?;
         let me = (membership.offset().0, membership.generation());
-        others.retain(|other| other.offset != membership.offset() && other.taken_by != me);
+        others.retain(|other| {
+            let is_done = other.taken_by == me && is_replayed(other);
+            other.offset != membership.offset() && !is_done
+        });
         let (mut dead, mut waiting) = (Vec::new(), Vec::new());
         for other in others {
             let look = watch.look(&other);
