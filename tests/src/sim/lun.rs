@@ -224,7 +224,13 @@ impl SimLun {
                     offset: *offset,
                     length: new.len(),
                 };
-                match self.by_wire(name, &read, None, start)? {
+                let mut found = self.by_wire(name, &read, None, start)?;
+                while matches!(found, Reply::Attention) {
+                    // It says nothing of what became of the command.
+                    self.was_reset.store(true, SeqCst);
+                    found = self.by_wire(name, &read, None, start)?;
+                }
+                match found {
                     Reply::Bytes(found) if found == *new => return Ok(Reply::Done),
                     Reply::Bytes(found) => {
                         let differs = found.iter().zip(old).position(|(found, old)| found != old);
