@@ -8,11 +8,11 @@ use vmfs_tests::sim::broken::LEFT_OUT;
 use vmfs_tests::sim::{Settings, run};
 
 /// Seeds that have failed once.
-const KEPT: [u64; 44] = [
+const KEPT: [u64; 48] = [
     3, 7, 35, 1002, 1004, 1015, 1049, 1083, 1096, 1128, 1134, 1143, 1159, 1194, 1200, 1233, 1237,
     1239, 1261, 1281, 1333, 9, 4195, 10_127, 10_276, 3332, 4215, 20_015, 30_054, 30_246, 40_790,
     41_066, 41_152, 41_197, 41_203, 41_884, 50_950, 51_170, 51_492, 51_802, 60_299, 71_159,
-    902_024, 500_951,
+    902_024, 500_951, 600_819, 600_939, 601_374, 601_377,
 ];
 
 /// Seeds of [`Settings::of_fence_trial`] in which a host stops while it has the LUN reserved, and nobody takes

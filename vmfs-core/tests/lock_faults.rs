@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use common::upkept::{HEARTBEAT, LEASE, Upkept, each_of};
 use common::volume;
 use vmfs_core::format::FdAddr;
-use vmfs_core::fs::{Creator, FileSystem, FsError, OpenMode};
+use vmfs_core::fs::{Creator, FileSystem, FsError, OpenMode, Rename};
 use vmfs_core::scsi::{Comparison, DeviceOffset, Lun, LunError, MemoryArray, MemoryPort};
 
 const CREATOR: Creator = Creator {
@@ -279,6 +279,34 @@ fn a_descriptor_that_becomes_another_file_while_it_is_looked_at_is_not_damaged()
             Ok(inode) => assert_eq!(inode.fd(), file),
             Err(error) => assert!(matches!(error, FsError::Stale { .. }), "{error}"),
         }
+        a.unmount();
+        b.unmount();
+    });
+}
+
+#[test]
+fn what_a_rename_replaced_goes_though_the_rename_failed() {
+    each(|array| {
+        let (a, b) = (Host::mount(array, 1), Host::mount(array, 2));
+        let mut failed = 0;
+        for good in 1..80 {
+            let (old, new) = (format!("old{good}"), format!("new{good}"));
+            for name in [&old, &new] {
+                soon("create", || {
+                    a.fs.create(FdAddr::ROOT, name.as_bytes(), CREATOR)
+                });
+            }
+            let root = FdAddr::ROOT;
+            a.silence.after(good);
+            let done =
+                a.fs.rename(root, old.as_bytes(), root, new.as_bytes(), Rename::Replace);
+            a.silence.end();
+            if done.is_ok() {
+                break;
+            }
+            failed += 1;
+        }
+        assert!(failed > 10, "{failed}");
         a.unmount();
         b.unmount();
     });

@@ -1,6 +1,7 @@
 //! Files that outlive their names, and their end.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use super::engine::Engine;
 use super::error::FsError;
@@ -73,26 +74,48 @@ impl FileSystem {
     /// # Errors
     /// Why one can't be deleted.
     pub(super) fn reap_all(&self, engine: &Engine) -> Result<(), FsError> {
-        let start = engine.host.clock.uptime();
         let files: BTreeSet<FdAddr> = engine.nameless.iter().map(|file| *file).collect();
+        let start = engine.host.clock.uptime();
         for file in files {
-            loop {
-                match self.reap(engine, file) {
-                    Ok(()) => break,
-                    Err(FsError::Busy { .. })
-                        if engine.host.clock.uptime().saturating_sub(start) < engine.host.lease =>
-                    {
-                        engine.has_lease()?;
-                    }
-                    Err(error) if is_damage(&error) => {
-                        tracing::warn!(%file, "a deleted file's space isn't given back: {error}; run fsck.vmfs");
-                        break;
-                    }
-                    Err(error) => return Err(error),
+            match Self::when_free(engine, start, || self.reap(engine, file)) {
+                Err(error) if is_damage(&error) => {
+                    tracing::warn!(%file, "a deleted file's space isn't given back: {error}; run fsck.vmfs");
                 }
+                done => done?,
             }
         }
         Ok(())
+    }
+
+    /// Finishes what this host has begun to give back itself, as [`FileSystem::reap_all`] does: of a call that
+    /// failed when its change couldn't be brought in place, which happened later, nothing but the journal tells.
+    ///
+    /// # Errors
+    /// Why something can't be finished.
+    pub(super) fn finish_own(&self, engine: &Engine) -> Result<(), FsError> {
+        let start = engine.host.clock.uptime();
+        for file in self.store().reader().pending() {
+            Self::when_free(engine, start, || self.finish_pending(engine, file))?;
+        }
+        Ok(())
+    }
+
+    /// Does `work` on a file, again as long as another host has that locked, for a lease from `start` on.
+    fn when_free(
+        engine: &Engine,
+        start: Duration,
+        mut work: impl FnMut() -> Result<(), FsError>,
+    ) -> Result<(), FsError> {
+        loop {
+            match work() {
+                Err(FsError::Busy { .. })
+                    if engine.host.clock.uptime().saturating_sub(start) < engine.host.lease =>
+                {
+                    engine.has_lease()?;
+                }
+                done => return done,
+            }
+        }
     }
 
     fn reap(&self, engine: &Engine, file: FdAddr) -> Result<(), FsError> {

@@ -9,7 +9,7 @@ use super::error::FsError;
 use super::file_system::FileSystem;
 use super::sharing::{Files, Kept};
 use crate::cluster::{Host, Membership, Takeover, Watch, first_of, host_at, hosts, take_over};
-use crate::format::{BlockAddr, FdAddr, HeartbeatState, Layout, ResourceKind};
+use crate::format::{At, BlockAddr, FdAddr, FileMetadata, HeartbeatState, Layout, ResourceKind};
 use crate::journal::{JournalHeader, replay};
 use crate::lvm::{Volume, VolumeOffset};
 use crate::resource::ResourcePlace;
@@ -83,6 +83,15 @@ pub(super) fn replay_journal(
             "replayed the journal of a host that didn't unmount"
         );
         left.pending = replayed.pending;
+        for file in replayed.doubtful {
+            // The lock is the dead host's yet, so that nobody else can have the descriptor.
+            for &lock in &replayed.unmoved {
+                if is_nameless(volume, layout, lock, file)? {
+                    left.pending.push(file);
+                    break;
+                }
+            }
+        }
         // Whoever has to take over again must not replay it once more: others may change what it
         // changed as soon as this host goes on.
         if let Some(empty) = header.replayed(&left.pending) {
@@ -91,6 +100,23 @@ pub(super) fn replay_journal(
         }
     }
     Ok(left)
+}
+
+/// Whether the descriptor whose lock is at `lock` is `file`'s, and that has no names.
+fn is_nameless(
+    volume: &Volume,
+    layout: &Layout,
+    lock: VolumeOffset,
+    file: FdAddr,
+) -> Result<bool, FsError> {
+    let mut bytes = vec![0; layout.fd_size as usize];
+    if lock.0.saturating_add(layout.fd_size) > volume.size() {
+        return Ok(false);
+    }
+    volume.read(lock, &mut bytes)?;
+    // What is there may be something else's, or free.
+    let meta = FileMetadata::parse(&bytes, file, layout, At::Volume(lock.0));
+    Ok(meta.is_ok_and(|meta| meta.links.get() == 0))
 }
 
 /// [`replay_journal`], for what was claimed and for what that host had claimed in its turn: all at once, so that

@@ -198,17 +198,29 @@ impl Log {
         place: VolumeOffset,
         header: &JournalHeader,
     ) -> Result<Vec<Redo>, LvmError> {
+        Ok(Self::read_halves(volume, place, header)?.1)
+    }
+
+    /// Those of the half whose transactions the other one has made good, and then [`Log::read_all`].
+    pub(super) fn read_halves(
+        volume: &Volume,
+        place: VolumeOffset,
+        header: &JournalHeader,
+    ) -> Result<(Vec<Redo>, Vec<Redo>), LvmError> {
         let log = Self::of(place, header);
         let mut bytes = vec![0; log.half as usize];
-        let mut newest = (0, Vec::new());
+        let (mut older, mut newest) = (Vec::new(), (0, Vec::new()));
         for second in [false, true] {
             volume.read(log.start_of(second), &mut bytes)?;
-            let found = read_half(&bytes, log.key);
+            let mut found = read_half(&bytes, log.key);
             if found.0 > newest.0 {
-                newest = found;
+                std::mem::swap(&mut found, &mut newest);
+            }
+            if !found.1.is_empty() {
+                older = found.1;
             }
         }
-        Ok(newest.1)
+        Ok((older, newest.1))
     }
 
     /// Checks that a range which a transaction names lies on the volume, in whole units.

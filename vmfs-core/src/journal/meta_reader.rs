@@ -8,7 +8,7 @@ use super::error::JournalError;
 use super::overlay::{Overlay, Publisher};
 use super::patch::{PIECE, PatchMap};
 use super::txn::Txn;
-use crate::format::Layout;
+use crate::format::{FdAddr, Layout};
 use crate::lvm::{LvmError, Volume, VolumeOffset};
 
 /// Bytes read at once where neighbours are wanted too.
@@ -68,6 +68,11 @@ impl MetaReader {
     pub(super) fn show(&self, patches: &PatchMap) {
         self.layered.store(true, Relaxed);
         self.overlay.show(patches);
+    }
+
+    /// Files whose blocks are being given back, by what is published.
+    pub fn pending(&self) -> Vec<FdAddr> {
+        self.overlay.state().pending()
     }
 
     pub(super) fn overlay(&self) -> &Overlay {

@@ -58,6 +58,11 @@ impl State {
         self.running.apply(number, piece);
     }
 
+    /// Files whose blocks are being given back.
+    pub(super) fn pending(&self) -> Vec<FdAddr> {
+        self.pending.iter().copied().collect()
+    }
+
     /// Bytes that are published and not on their way.
     pub(super) fn running_bytes(&self) -> u64 {
         self.running.bytes()

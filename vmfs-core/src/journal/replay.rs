@@ -18,6 +18,11 @@ pub struct Replayed {
     pub bytes: u64,
     /// Files whose blocks were being given back.
     pub pending: Vec<FdAddr>,
+    /// More of them, if what gave their descriptors back never came in place: then one of `unmoved` is that
+    /// of the descriptor.
+    pub doubtful: Vec<FdAddr>,
+    /// Locks of the last transaction that have not changed since.
+    pub unmoved: Vec<VolumeOffset>,
 }
 
 /// Brings what is in the journal at `place` in place, durably. Doing it again does no harm.
@@ -29,7 +34,7 @@ pub fn replay(
     place: VolumeOffset,
     header: &JournalHeader,
 ) -> Result<Replayed, JournalError> {
-    let transactions = Log::read_all(volume, place, header)?;
+    let (older, transactions) = Log::read_halves(volume, place, header)?;
     let unfinished = unfinished(volume, &transactions)?;
     let patches = outcome(volume, place, unfinished)?;
     for (offset, bytes) in patches.runs(MAX_WRITE) {
@@ -37,17 +42,40 @@ pub fn replay(
     }
     volume.flush()?;
     let pending = match transactions.last() {
-        Some(redo) => {
-            let files = redo.pending.iter();
-            files.filter_map(|&raw| FdAddr::from_raw(raw)).collect()
-        }
+        Some(redo) => pending_of(redo),
         None => header.pending().collect(),
     };
-    Ok(Replayed {
+    let mut replayed = Replayed {
         transactions: unfinished.len(),
         bytes: patches.bytes(),
         pending,
-    })
+        ..Replayed::default()
+    };
+    if let [earlier @ .., last] = transactions.as_slice()
+        && unfinished.is_empty()
+    {
+        // It is in place, or the power went before it was durable: with it may have gone the taking of locks that
+        // other hosts have had since, and then it never was.
+        let before = earlier.last().or(older.last());
+        replayed.doubtful = before.map_or_else(|| header.pending().collect(), pending_of);
+        let pending = &replayed.pending;
+        replayed.doubtful.retain(|file| !pending.contains(file));
+        if !replayed.doubtful.is_empty() {
+            for &(lock, token) in &last.locks {
+                let lock = VolumeOffset(lock);
+                if !crate::cluster::has_moved_on(volume, lock, token)? {
+                    replayed.unmoved.push(lock);
+                }
+            }
+        }
+    }
+    Ok(replayed)
+}
+
+/// The files whose blocks were being given back when `redo` was written.
+fn pending_of(redo: &Redo) -> Vec<FdAddr> {
+    let files = redo.pending.iter();
+    files.filter_map(|&raw| FdAddr::from_raw(raw)).collect()
 }
 
 /// Lets `reader` show the volume as a replay of the journal at `place` would leave it, without
@@ -120,4 +148,78 @@ fn outcome(
         }
     }
     Ok(patches)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use zerocopy::{FromZeros, IntoBytes};
+
+    use super::*;
+    use crate::format::{DiskLock, Uuid};
+    use crate::scsi::MemoryLun;
+
+    const PLACE: VolumeOffset = VolumeOffset(1 << 20);
+
+    fn transaction(pending: &[u32], locks: &[(u64, u64)]) -> Redo {
+        Redo {
+            pending: pending.to_vec(),
+            locks: locks.to_vec(),
+            ..Redo::default()
+        }
+    }
+
+    fn set_lock(volume: &Volume, place: u64, token: u64) {
+        let mut lock = DiskLock::new_zeroed();
+        lock.token = token.into();
+        volume
+            .write(VolumeOffset(place), lock.as_bytes())
+            .expect("write");
+    }
+
+    #[test]
+    fn a_deletion_that_went_with_the_power_is_pending_yet() {
+        let file = FdAddr::from_raw(0x40_0004).expect("an address");
+        let (cluster, descriptor) = (4096, 8192);
+        let last = transaction(&[], &[(cluster, 5), (descriptor, 9)]);
+        for in_first in [false, true] {
+            let volume = Volume::without_lvm(Arc::new(MemoryLun::new("journal", 4 << 20)));
+            let header = JournalHeader::new(Uuid::default(), 0, 1, 32 << 10, 5);
+            let mut log = Log::create(&volume, PLACE, &header).expect("create");
+            let deletes = transaction(&[file.raw()], &[(descriptor, 7)]);
+            let mut sequence = 0;
+            let mut append = |log: &mut Log, redo: &Redo| {
+                sequence += 1;
+                let bytes = log.encode(redo, sequence).expect("room");
+                log.append(&volume, &bytes).expect("append");
+                log.advance(bytes.len());
+            };
+            append(&mut log, &deletes);
+            if in_first {
+                log.restart();
+                append(&mut log, &deletes);
+            }
+            log.restart();
+            append(&mut log, &last);
+            let replayed = |tokens: (u64, u64)| {
+                set_lock(&volume, cluster, tokens.0);
+                set_lock(&volume, descriptor, tokens.1);
+                replay(&volume, PLACE, &header).expect("replay")
+            };
+            // Others have had the cluster's lock since, whose taking was lost; the descriptor's nobody.
+            for token in [8, 9] {
+                let found = replayed((7, token));
+                assert_eq!(found.transactions, 0, "{token}");
+                assert_eq!((found.pending, found.doubtful), (vec![], vec![file]));
+                assert_eq!(found.unmoved, [VolumeOffset(descriptor)], "{token}");
+            }
+            // Both were given back: it is in place, and the descriptor may be another file's.
+            let found = replayed((6, 10));
+            assert_eq!(found.unmoved, []);
+            // It is brought in place.
+            let found = replayed((5, 9));
+            assert_eq!((found.transactions, found.doubtful), (1, vec![]));
+        }
+    }
 }

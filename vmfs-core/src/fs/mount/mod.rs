@@ -150,11 +150,12 @@ impl FileSystem {
         });
     }
 
-    /// Finishes what dead hosts had not, and locks the cluster of this host's journal, which comes after that: on
+    /// Finishes what dead hosts had not and what calls of this one left that failed, and locks the cluster of this host's journal, which comes after that: on
     /// the way there this host may have to take over from another one.
     fn finish_all_inherited(&self, engine: &Engine) -> Result<(), FsError> {
         loop {
             self.finish_inherited(engine)?;
+            self.finish_own(engine)?;
             let Some((kind, place)) = engine.journal_block else {
                 return Ok(());
             };
