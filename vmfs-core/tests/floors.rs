@@ -8,6 +8,9 @@ const FLOORS: [&str; 9] = [
     "sync", "scsi", "format", "lvm", "cluster", "journal", "resource", "file", "fs",
 ];
 
+/// Exported macros, which all lie in the root of the crate, and the floors that they are of.
+const MACROS: [(&str, &str); 1] = [("forward_lun", "scsi")];
+
 #[test]
 fn every_floor_uses_only_those_below() {
     let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
@@ -23,7 +26,9 @@ fn every_floor_uses_only_those_below() {
                     .chars()
                     .take_while(|c| c.is_ascii_alphanumeric() || *c == '_')
                     .collect();
-                let below = FLOORS.iter().position(|&other| other == name);
+                let of = MACROS.iter().find(|(exported, _)| *exported == name);
+                let home = of.map_or(name.as_str(), |(_, floor)| floor);
+                let below = FLOORS.iter().position(|&other| other == home);
                 assert!(
                     below.is_some_and(|below| below <= level),
                     "{} uses crate::{name}, which is not below {floor}",
