@@ -343,6 +343,28 @@ fn a_reset_takes_a_reservation_and_says_so_once() {
     assert!(is_conflict(&write(&one, 3)));
 }
 
+/// tgt forgets one of two resets that are under way at a time: without an answer it is waited for until the time of
+/// a command is over, which is so long here that it can't be taken for a busy machine.
+#[test]
+fn resets_of_several_threads_are_all_answered() {
+    let target = Target::start(SIZE);
+    let patient = IscsiTimeouts {
+        command: Duration::from_secs(240),
+        total: Duration::from_secs(600),
+        ..TIMEOUTS
+    };
+    let lun = target.open("host", patient).expect("the LUN opens");
+    let start = Instant::now();
+    thread::scope(|scope| {
+        for _ in 0..6 {
+            scope.spawn(|| (0..40).for_each(|_| lun.reset().expect("reset")));
+            // Some of these are ended by a reset.
+            scope.spawn(|| (0..40).for_each(|_| drop(lun.write(at(0), &[1; 16 << 10]))));
+        }
+    });
+    assert!(start.elapsed() < patient.command / 8, "one has no answer");
+}
+
 #[test]
 fn chap_lets_in_who_knows_the_secret() {
     let account = |name: &str, secret: &str| Some((name.to_owned(), secret.to_owned()));

@@ -29,6 +29,7 @@ mod session;
 
 use std::io;
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use std::thread;
 use std::time::Duration;
 
@@ -82,6 +83,17 @@ pub(super) struct Nexus {
     quirks: OnceLock<Quirks>,
     prepared: Mutex<Prepared>,
     held: Mutex<Held>,
+    resets: Mutex<Resets>,
+    /// How often this host has begun to reset the LUN.
+    resets_begun: AtomicU64,
+}
+
+/// Resets of the LUN by this host: there is one at a time, since a target may forget one while another is under way
+/// (tgt does).
+#[derive(Debug, Default)]
+struct Resets {
+    /// The number of the last that was carried out.
+    done: u64,
 }
 
 impl Nexus {
@@ -92,6 +104,8 @@ impl Nexus {
             quirks: OnceLock::new(),
             prepared: Mutex::default(),
             held: Mutex::default(),
+            resets: Mutex::default(),
+            resets_begun: AtomicU64::new(0),
         }
     }
 
@@ -188,16 +202,25 @@ impl Nexus {
         }
     }
 
-    /// LOGICAL UNIT RESET.
+    /// LOGICAL UNIT RESET; if another thread's is under way, the next one counts for all that wait meanwhile.
     pub(super) fn reset(&self, ticket: &Ticket<'_>) -> Result<(), Failure> {
         // It changes nothing that another host could have by now.
         let command = Command::test_unit_ready();
+        let begun = self.resets_begun.load(SeqCst);
+        // One that has no answer in a while is sent anew on the next connection, while this host has its lease yet.
+        let mut time = self.timeouts.command / 4;
         loop {
             self.still_in_time(ticket, &command, true)?;
             // Not prepared: whoever is to be reset may have reserved the LUN.
             let until = self.until(ticket, &command);
             let epoch = self.epoch(until)?;
-            match self.connection.reset_lun(epoch, self.timeouts.command) {
+            let mut resets = self.resets.lock();
+            if resets.done > begun {
+                return Ok(());
+            }
+            let answer = self.send_reset(&mut resets, epoch, time);
+            drop(resets);
+            match answer {
                 Ok(Answer {
                     status: Status::Good,
                     ..
@@ -214,9 +237,24 @@ impl Nexus {
                     let text = format!("the target refused: {}", answer.status);
                     return Err(Failure::Io(io::Error::other(text)));
                 }
-                Err(_) => {}
+                Err(_) => time = (time * 2).min(self.timeouts.command),
             }
         }
+    }
+
+    /// Sends one LOGICAL UNIT RESET, which no other of this host's is under way with.
+    fn send_reset(
+        &self,
+        resets: &mut Resets,
+        epoch: Epoch,
+        time: Duration,
+    ) -> Result<Answer, Unanswered> {
+        let number = self.resets_begun.fetch_add(1, SeqCst) + 1;
+        let answer = self.connection.reset_lun(epoch, time)?;
+        if answer.status == Status::Good {
+            resets.done = number;
+        }
+        Ok(answer)
     }
 
     /// RESERVE(6).

@@ -113,8 +113,8 @@ impl Nexus {
                 status => return Err(Stopped::Failed(unexpected(status))),
             }
         }
-        let time = self.timeouts.command;
-        let answer = self.connection.reset_lun(epoch, time);
+        let time = self.timeouts.command / 2;
+        let answer = self.send_reset(&mut self.resets.lock(), epoch, time);
         match answer.map_err(|_| Stopped::Cut)?.status {
             Status::Good => self.wait_until_ready(epoch, until),
             status => Err(Stopped::Failed(unexpected(status))),
