@@ -45,7 +45,8 @@ impl Mounted {
                 let number = self.looked_up(&inode);
                 let (mut attributes, generation) = self.attributes(&inode);
                 attributes.ino = number;
-                let attributes_for = self.keep_attributes(inode.fd());
+                let keep = self.keep_attributes(inode.fd());
+                let attributes_for = self.unless_renumbered(number, inode.fd(), keep);
                 let names_for = self.caching.names();
                 reply.entry_with_ttls(&attributes_for, &names_for, &attributes, generation);
             }
@@ -214,6 +215,7 @@ impl Filesystem for Mounted {
                 } else {
                     self.caching.names().min(self.keep_attributes(fd))
                 };
+                let keep = self.unless_renumbered(opened.number, fd, keep);
                 reply.created(&keep, &attributes, generation, opened.handle, opened.how);
             }
             Err(errno) => reply.error(errno),

@@ -224,6 +224,7 @@ impl Mounted {
                 attributes.ino = node;
             }
             let keep = self.caching.names().min(self.keep_attributes(inode.fd()));
+            let keep = self.unless_renumbered(node, inode.fd(), keep);
             (attributes, generation, keep)
         } else {
             if !is_dot {

@@ -140,6 +140,15 @@ impl Mounted {
         (attributes, Generation(stat.generation.into()))
     }
 
+    /// `keep`, how long the kernel may keep attributes that it is told together with the number `node`; not at all if
+    /// that is the number of a new edition, which they show: asked for, they show the one that the file had before.
+    fn unless_renumbered(&self, node: INodeNo, fd: FdAddr, keep: Duration) -> Duration {
+        if self.changing.is_some() && node != number(fd) {
+            return Duration::ZERO;
+        }
+        keep
+    }
+
     /// How long the kernel may keep the attributes of the file `fd`.
     fn keep_attributes(&self, fd: FdAddr) -> Duration {
         match &self.changing {

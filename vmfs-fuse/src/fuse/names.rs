@@ -112,9 +112,13 @@ impl Mounted {
         name: &OsStr,
     ) -> Result<Arc<Inode>, Errno> {
         let (file, directory) = (Files::fd(node)?, Files::fd(parent)?);
-        self.change_names(directory, || {
+        let before = self.files.inode(node)?;
+        let after = self.change_names(directory, || {
             self.files.fs.link(file, directory, name.as_bytes())
-        })
+        })?;
+        // The kernel is about to hear of it under the new name, and must take it for the same.
+        self.files.told.change(&before, &after, false);
+        Ok(after)
     }
 
     /// Removes a name.

@@ -171,7 +171,7 @@ impl Mounted {
         }
         let is_shared = changing.shared.has(&self.files.fs, inode.fd());
         let alone = self.files.fs.alone();
-        let is_trusted = self.files.told.is_trusted(inode.fd(), alone);
+        let is_trusted = self.files.told.is_trusted_as(node, inode.fd(), alone);
         let opened = self
             .files
             .fs

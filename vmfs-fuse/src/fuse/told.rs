@@ -81,6 +81,11 @@ impl Told {
         }
     }
 
+    /// Whether `node`, by which the kernel opens a file, is what [`Told::trust`] was said of.
+    pub(super) fn is_trusted_as(&self, node: INodeNo, fd: FdAddr, alone: Option<u64>) -> bool {
+        self.is_trusted(fd, alone) && self.knows_as(node, fd)
+    }
+
     /// Whether the kernel knows how the file is, and may hold its content, as that was noted and nobody else has been
     /// there since.
     pub(super) fn is_trusted(&self, fd: FdAddr, alone: Option<u64>) -> bool {

@@ -5,6 +5,8 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileExt, MetadataExt, symlink};
 use std::path::Path;
 use std::process::Command;
+use std::thread;
+use std::time::Duration;
 
 use rustix::fs::{FallocateFlags, RenameFlags, fallocate};
 use rustix::io::Errno;
@@ -268,6 +270,29 @@ fn a_directory_can_be_emptied_while_it_is_listed() {
         names.sort();
         names.dedup();
         assert_eq!(names.len(), 1000);
+        volume.survives(mount);
+    });
+}
+
+#[test]
+fn all_names_of_a_file_have_its_number() {
+    each_format(|volume| {
+        let mount = volume.mount(&[]);
+        fs::write(mount.file("one"), "content").expect("write");
+        drop(mount);
+        // A mount that knows nothing of the file but what is on the volume.
+        let mount = volume.mount(&[]);
+        let number = |name: &str| mount.file(name).metadata().expect("stat").ino();
+        let first = number("one");
+        // The times on the volume are whole seconds, and a link changes one.
+        thread::sleep(Duration::from_millis(1100));
+        fs::hard_link(mount.file("one"), mount.file("two")).expect("link");
+        assert_eq!((number("one"), number("two")), (first, first));
+        fs::rename(mount.file("two"), mount.file("three")).expect("rename");
+        fs::remove_file(mount.file("one")).expect("remove");
+        assert_eq!(number("three"), first);
+        fs::hard_link(mount.file("three"), mount.file("four")).expect("link");
+        assert_eq!((number("three"), number("four")), (first, first));
         volume.survives(mount);
     });
 }
