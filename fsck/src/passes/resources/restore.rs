@@ -5,6 +5,7 @@
 //! it: every block and descriptor that is marked used is referred to once, and nothing else is.
 
 mod candidate;
+mod hidden;
 mod map;
 mod pointers;
 
@@ -151,20 +152,21 @@ pub(crate) fn run(check: &mut Check<'_>, volume: &Volume) {
     if old {
         return;
     }
-    let broken = broken(volume, &layout);
+    let mut broken = broken(volume, &layout);
+    let mut evidence = None;
+    if broken.iter().any(|broken| !broken.map.bare.is_empty()) {
+        let found = look(check, volume, &layout);
+        for Broken { map, .. } in &mut broken {
+            map.take_out_hidden(volume, &layout, &found);
+        }
+        evidence = Some(found);
+        broken.retain(|broken| !broken.map.is_whole());
+    }
     if broken.is_empty() {
         return;
     }
-    let Some((made, proof)) = search(check, volume, &layout, &broken) else {
-        if let Some(Broken { file, map, .. }) = broken.iter().find(|broken| broken.map.hides_files)
-        {
-            // Each of them would be taken for one that isn't in use.
-            let (name, place) = (file.name(), map.place());
-            check.refuse(&format!(
-                "block map of {name} at {place}: {}, and descriptors that are marked used aren't there",
-                map.wrong()
-            ));
-        }
+    let Some((made, proof)) = search(check, volume, &layout, (&broken, evidence)) else {
+        refuse_hidden(check, &broken);
         return;
     };
     let mut decided = true;
@@ -185,6 +187,21 @@ pub(crate) fn run(check: &mut Check<'_>, volume: &Volume) {
             // It was read from there.
             let _ = volume.write(*place, bytes);
         }
+    } else if !check.judge.undecided && !check.judge.quit {
+        // A person doesn't want it.
+        refuse_hidden(check, &broken);
+    }
+}
+
+/// Lets nothing be repaired if descriptors in use are hidden: each would be taken for one that isn't.
+fn refuse_hidden(check: &mut Check<'_>, broken: &[Broken]) {
+    let mut hiding = broken.iter().filter(|broken| broken.map.hides_files);
+    if let Some(Broken { file, map, .. }) = hiding.next() {
+        let (name, place) = (file.name(), map.place());
+        check.refuse(&format!(
+            "block map of {name} at {place}: {}, and descriptors that are marked used aren't there",
+            map.wrong()
+        ));
     }
 }
 
@@ -193,7 +210,7 @@ fn search(
     check: &mut Check<'_>,
     volume: &Volume,
     layout: &Layout,
-    broken: &[Broken],
+    (broken, evidence): (&[Broken], Option<Evidence>),
 ) -> Option<(Vec<Candidate>, Proof)> {
     // Tries more maps until one is borne out by everything.
     let attempt = |check: &Check<'_>, tried: &mut Tried, evidence: &Evidence, ways: &[Way]| {
@@ -218,8 +235,7 @@ fn search(
     if found.is_some() {
         return found;
     }
-    let mut progress = |done, of| (check.progress)(Progress::Search { done, of });
-    let evidence = scan(volume, layout, &mut progress);
+    let evidence = evidence.unwrap_or_else(|| look(check, volume, layout));
     let mut tried = Tried::new();
     for trust in [Trust::All, Trust::Adjoining] {
         let found = attempt(check, &mut tried, &evidence, &both(trust));
@@ -240,6 +256,12 @@ fn search(
     Some((made, Proof::Own))
 }
 
+/// A look at the whole volume.
+fn look(check: &mut Check<'_>, volume: &Volume, layout: &Layout) -> Evidence {
+    let mut progress = |done, of| (check.progress)(Progress::Search { done, of });
+    scan(volume, layout, &mut progress)
+}
+
 /// Maps that not everything bears out.
 type Tried = Vec<(Vec<Candidate>, Trial)>;
 /// How gaps are filled, and what is believed.
@@ -257,6 +279,7 @@ fn nobodys(broken: &[Broken], made: &[Candidate], trial: &Trial) -> Option<Side>
     (only && all).then_some(Side::Nobodys(*file, places))
 }
 
+/// The files that aren't whole, or mayn't be.
 fn broken(volume: &Volume, layout: &Layout) -> Vec<Broken> {
     let mut all = Vec::new();
     for (file, kinds) in FILES {
@@ -277,7 +300,7 @@ fn broken(volume: &Volume, layout: &Layout) -> Vec<Broken> {
             continue;
         };
         let map = Map::read(volume, layout, file.fd(), kind);
-        if !map.is_whole() {
+        if !map.is_whole() || !map.bare.is_empty() {
             all.push(Broken { file, kind, map });
         }
     }

@@ -34,6 +34,8 @@ pub(super) struct Map {
     wrong: Vec<String>,
     /// File descriptors in use aren't where the map says.
     pub(super) hides_files: bool,
+    /// Blocks of `.fdc.sf` in which descriptors may be in use and none is, and where the map says that they lie.
+    pub(super) bare: BTreeMap<u64, u64>,
 }
 
 impl Map {
@@ -49,6 +51,7 @@ impl Map {
             needed: 0,
             wrong: Vec::new(),
             hides_files: false,
+            bare: BTreeMap::new(),
         };
         let mut bytes = vec![0; layout.fd_size as usize];
         if volume.read(place, &mut bytes).is_err() {
@@ -234,73 +237,27 @@ impl Map {
             }
         }
         if kind == ResourceKind::FileDescriptor {
-            let without = self.without_descriptors(volume, layout, &header);
-            self.hides_files = !without.is_empty();
-            elsewhere.extend(without);
+            let bare = super::hidden::bare(&self.known, volume, layout, &header);
+            let marked = bare.iter().filter(|(_, certain)| **certain);
+            let marked: Vec<u64> = marked.map(|(&block, _)| block).collect();
+            self.hides_files = !marked.is_empty();
+            let doubtful = bare.keys().chain(&elsewhere);
+            self.bare = doubtful
+                .filter_map(|block| Some((*block, *self.known.get(block)?)))
+                .collect();
+            elsewhere.extend(marked);
         }
         for block in elsewhere {
-            self.known.remove(&block);
+            self.lose(block);
+        }
+    }
+
+    /// Believes the address of a block no longer.
+    pub(super) fn lose(&mut self, block: u64) {
+        if self.known.remove(&block).is_some() {
             self.wrong
                 .push(format!("block {block} of it isn't where its map says"));
         }
-    }
-}
-
-/// File descriptors of a block that are looked at, and how many must be marked used for it to say anything.
-const LOOKED_AT: usize = 8;
-const ENOUGH: usize = 3;
-
-impl Map {
-    /// Blocks of `.fdc.sf` in which descriptors are marked used and none is there.
-    fn without_descriptors(
-        &self,
-        volume: &Volume,
-        layout: &Layout,
-        header: &ResourceHeader,
-    ) -> Vec<u64> {
-        let (size, shift) = (layout.cluster_header_size(), layout.file_block_shift);
-        let inside = layout.file_block_size() - 1;
-        let at = |offset: u64| {
-            let place = self.known.get(&(offset >> shift))?;
-            Some((place << shift) + (offset & inside))
-        };
-        // By block: descriptors that were looked at, and those of them that say that they are themselves.
-        let mut seen: BTreeMap<u64, (usize, usize)> = BTreeMap::new();
-        let mut bytes = vec![0; size as usize];
-        for number in 0..header.clusters() {
-            let Some(place) = at(header.cluster_header_offset(number, size)) else {
-                continue;
-            };
-            if volume.read(VolumeOffset(place), &mut bytes).is_err() {
-                continue;
-            }
-            let found = ClusterHeader::parse(&bytes, number, header, layout, At::Volume(place));
-            // Marks that don't count up to what the header says may themselves be what is damaged.
-            let Some(found) = found.ok().filter(|found| found.count_free() == found.free) else {
-                continue;
-            };
-            for resource in (0..found.total).filter(|&resource| !found.is_free(resource)) {
-                let Some(offset) = header.resource_offset(number, resource, size) else {
-                    continue;
-                };
-                let (looked, sound) = seen.entry(offset >> shift).or_default();
-                let Some(place) = at(offset).filter(|_| *looked < LOOKED_AT) else {
-                    continue;
-                };
-                let mut meta = [0; size_of::<FileMetadata>()];
-                let read = volume.read(VolumeOffset(place + layout.fd_meta), &mut meta);
-                let own = FileMetadata::read_from_bytes(&meta).is_ok_and(|meta| {
-                    meta.address.get() == FdAddr::new(number as u32, resource).raw()
-                });
-                *looked += usize::from(read.is_ok());
-                *sound += usize::from(own);
-            }
-        }
-        let without = seen.into_iter();
-        without
-            .filter(|&(_, (looked, sound))| looked >= ENOUGH && sound == 0)
-            .map(|(block, _)| block)
-            .collect()
     }
 }
 
