@@ -260,11 +260,25 @@ fn edit(block: &[u8], change: impl FnOnce(&mut DiskLock)) -> Vec<u8> {
     block
 }
 
-/// Whether the lock at `place` has changed since it had the number `token`.
-pub fn has_moved_on(volume: &Volume, place: VolumeOffset, token: u64) -> Result<bool, LvmError> {
+/// Whether the lock at `place` has changed since the host whose heartbeat is at `slot`, in its
+/// `generation`, took it with the number `token`.
+///
+/// # Errors
+/// When the volume fails.
+pub fn has_moved_on(
+    volume: &Volume,
+    place: VolumeOffset,
+    token: u64,
+    (slot, generation): (u64, u64),
+) -> Result<bool, LvmError> {
     let mut bytes = [0; size_of::<DiskLock>()];
     volume.read(place, &mut bytes)?;
-    Ok(follows(&bytes, token))
+    // With the taking lost with the power, the next host takes it with the same number.
+    let is_anothers = DiskLock::ref_from_prefix(&bytes).is_ok_and(|(lock, _)| {
+        let last = (lock.heartbeat.get(), lock.heartbeat_generation.get());
+        lock.token.get() == token && last != (slot, generation)
+    });
+    Ok(is_anothers || follows(&bytes, token))
 }
 
 /// Whether a lock that had the number `token` has changed since, as it is in `block`.

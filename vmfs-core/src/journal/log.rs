@@ -74,6 +74,11 @@ impl JournalHeader {
         self.pending.iter().filter_map(|&raw| FdAddr::from_raw(raw))
     }
 
+    /// Place and generation of the host's heartbeat.
+    pub(super) fn slot(&self) -> (u64, u64) {
+        (self.heartbeat, self.generation)
+    }
+
     /// The header of the journal block at `place`; `None` when it is of another kind, or none.
     pub fn read(volume: &Volume, place: VolumeOffset) -> Result<Option<Self>, LvmError> {
         let mut block = vec![0; HEADER_SIZE as usize];

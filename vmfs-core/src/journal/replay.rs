@@ -35,7 +35,7 @@ pub fn replay(
     header: &JournalHeader,
 ) -> Result<Replayed, JournalError> {
     let (older, transactions) = Log::read_halves(volume, place, header)?;
-    let unfinished = unfinished(volume, &transactions)?;
+    let unfinished = unfinished(volume, &transactions, header.slot())?;
     let patches = outcome(volume, place, unfinished)?;
     for (offset, bytes) in patches.runs(MAX_WRITE) {
         volume.write(VolumeOffset(offset), &bytes)?;
@@ -63,7 +63,7 @@ pub fn replay(
         if !replayed.doubtful.is_empty() {
             for &(lock, token) in &last.locks {
                 let lock = VolumeOffset(lock);
-                if !crate::cluster::has_moved_on(volume, lock, token)? {
+                if !crate::cluster::has_moved_on(volume, lock, token, header.slot())? {
                     replayed.unmoved.push(lock);
                 }
             }
@@ -89,7 +89,7 @@ pub fn look_through(
     header: &JournalHeader,
 ) -> Result<usize, JournalError> {
     let transactions = Log::read_all(reader.volume(), place, header)?;
-    let unfinished = unfinished(reader.volume(), &transactions)?;
+    let unfinished = unfinished(reader.volume(), &transactions, header.slot())?;
     let patches = outcome(reader.volume(), place, unfinished)?;
     reader.show(&patches);
     Ok(unfinished.len())
@@ -105,18 +105,23 @@ pub fn pending(
     header: &JournalHeader,
 ) -> Result<usize, JournalError> {
     let transactions = Log::read_all(volume, place, header)?;
-    Ok(unfinished(volume, &transactions)?.len())
+    Ok(unfinished(volume, &transactions, header.slot())?.len())
 }
 
-/// The transactions that may not be in place.
+/// The transactions that may not be in place, of the host with this place and generation of its
+/// heartbeat.
 ///
 /// A host that shares the volume gives the locks of a transaction back once it is in place, and
 /// brings each in place before the next: so none is missing up to the last one of which a lock has
 /// moved on, and other hosts may have changed what these protect since.
-fn unfinished<'a>(volume: &Volume, transactions: &'a [Redo]) -> Result<&'a [Redo], JournalError> {
+fn unfinished<'a>(
+    volume: &Volume,
+    transactions: &'a [Redo],
+    slot: (u64, u64),
+) -> Result<&'a [Redo], JournalError> {
     for (index, redo) in transactions.iter().enumerate().rev() {
         for &(lock, token) in &redo.locks {
-            if crate::cluster::has_moved_on(volume, VolumeOffset(lock), token)? {
+            if crate::cluster::has_moved_on(volume, VolumeOffset(lock), token, slot)? {
                 return Ok(&transactions[index + 1..]);
             }
         }
@@ -170,8 +175,13 @@ mod tests {
         }
     }
 
-    fn set_lock(volume: &Volume, place: u64, token: u64) {
+    /// Place and generation of the dead host's heartbeat, and of another's.
+    const SLOTS: [(u64, u64); 2] = [(3 << 20, 1), (3 << 20 | 512, 1)];
+
+    fn set_lock(volume: &Volume, place: u64, token: u64, slot: (u64, u64)) {
         let mut lock = DiskLock::new_zeroed();
+        lock.heartbeat = slot.0.into();
+        lock.heartbeat_generation = slot.1.into();
         lock.token = token.into();
         volume
             .write(VolumeOffset(place), lock.as_bytes())
@@ -185,7 +195,7 @@ mod tests {
         let last = transaction(&[], &[(cluster, 5), (descriptor, 9)]);
         for in_first in [false, true] {
             let volume = Volume::without_lvm(Arc::new(MemoryLun::new("journal", 4 << 20)));
-            let header = JournalHeader::new(Uuid::default(), 0, 1, 32 << 10, 5);
+            let header = JournalHeader::new(Uuid::default(), SLOTS[0].0, SLOTS[0].1, 32 << 10, 5);
             let mut log = Log::create(&volume, PLACE, &header).expect("create");
             let deletes = transaction(&[file.raw()], &[(descriptor, 7)]);
             let mut sequence = 0;
@@ -203,8 +213,8 @@ mod tests {
             log.restart();
             append(&mut log, &last);
             let replayed = |tokens: (u64, u64)| {
-                set_lock(&volume, cluster, tokens.0);
-                set_lock(&volume, descriptor, tokens.1);
+                set_lock(&volume, cluster, tokens.0, SLOTS[0]);
+                set_lock(&volume, descriptor, tokens.1, SLOTS[0]);
                 replay(&volume, PLACE, &header).expect("replay")
             };
             // Others have had the cluster's lock since, whose taking was lost; the descriptor's nobody.
@@ -220,6 +230,30 @@ mod tests {
             // It is brought in place.
             let found = replayed((5, 9));
             assert_eq!((found.transactions, found.doubtful), (1, vec![]));
+        }
+    }
+
+    #[test]
+    fn a_lock_that_another_host_took_with_the_same_number_has_moved_on() {
+        let [dead, other] = SLOTS;
+        let volume = Volume::without_lvm(Arc::new(MemoryLun::new("journal", 4 << 20)));
+        let header = JournalHeader::new(Uuid::default(), dead.0, dead.1, 32 << 10, 5);
+        let mut log = Log::create(&volume, PLACE, &header).expect("create");
+        let redo = transaction(&[], &[(4096, 5)]);
+        let bytes = log.encode(&redo, 1).expect("room");
+        log.append(&volume, &bytes).expect("append");
+        let rejoined = (dead.0, dead.1 + 1);
+        for (token, slot, replays) in [
+            (4, other, true),
+            (5, dead, true),
+            (5, other, false),
+            (5, rejoined, false),
+            (6, dead, false),
+        ] {
+            set_lock(&volume, 4096, token, slot);
+            let replayed = replay(&volume, PLACE, &header).expect("replay");
+            let wanted = usize::from(replays);
+            assert_eq!(replayed.transactions, wanted, "{token} {slot:?}");
         }
     }
 }
