@@ -119,9 +119,12 @@ fn mended(
     let place = VolumeOffset(layout.first_fd + u64::from(fd.resource()) * layout.fd_size);
     let mut bytes = vec![0; layout.fd_size as usize];
     reader.volume().read(place, &mut bytes).ok()?;
+    let found = FdImage::from_bytes(layout, bytes.clone());
     mend_descriptor(check, reader, fd, place, &mut bytes);
     let meta = FileMetadata::parse(&bytes, fd, layout, At::Volume(place.0)).ok()?;
-    let map = BlockMap::new(meta, &bytes, place, layout);
+    let doubtful = found.meta().length != meta.length
+        || meta.length.get().div_ceil(layout.file_block_size()) != meta.blocks.get();
+    let mut map = BlockMap::new(meta, &bytes, place, layout);
     let header_offset = if kind == ResourceKind::FileBlock && layout.family == Family::Vmfs6 {
         4096
     } else {
@@ -135,6 +138,14 @@ fn mended(
     let mut raw = [0; size_of::<ResourceHeader>()];
     reader.volume().read(at, &mut raw).ok()?;
     let found = ResourceHeader::parse(&raw, layout, At::Volume(at.0));
+    if doubtful
+        && header_offset == 0
+        && let Some(length) = geometry::own_length(&raw, &found, kind, reader)
+        && mend_length(check, reader, (fd, place), &mut bytes, length)
+    {
+        let meta = FileMetadata::parse(&bytes, fd, layout, At::Volume(place.0)).ok()?;
+        map = BlockMap::new(meta, &bytes, place, layout);
+    }
     let wrong = geometry::differences(
         &raw,
         &found,
@@ -248,4 +259,39 @@ fn mend_descriptor(
             *bytes = image.bytes().to_vec();
         }
     }
+}
+
+/// Mends the length of a resource file, of which its header tells that it is `length`; whether it was another.
+fn mend_length(
+    check: &mut Check<'_>,
+    reader: &MetaReader,
+    (fd, place): (FdAddr, VolumeOffset),
+    bytes: &mut Vec<u8>,
+    length: u64,
+) -> bool {
+    let layout = reader.layout();
+    let mut image = FdImage::from_bytes(layout, bytes.clone());
+    let found = image.meta().length.get();
+    let room = mend::mapped_length(layout, &image);
+    if found == length || length > room {
+        return false;
+    }
+    let finding = Finding::new(
+        Code::LengthWrong,
+        format!("file descriptor {fd}"),
+        format!("its length is {found:#x}, its header counts {length:#x} bytes"),
+    )
+    .at_volume(place.0)
+    .repair(format!("make it {length:#x}"));
+    if !check.found(finding) {
+        return false;
+    }
+    image.metadata().length = length.into();
+    check.plan.set_stage(Stage::Refer);
+    if reader.volume().write(place, image.bytes()).is_err() {
+        return false;
+    }
+    reader.drop_cached(place.0..place.0 + layout.fd_size);
+    *bytes = image.bytes().to_vec();
+    true
 }

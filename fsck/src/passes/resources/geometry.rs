@@ -1,4 +1,5 @@
 use vmfs_core::format::{Damage, Family, Layout, RFMD_SIGNATURE, ResourceHeader, ResourceKind};
+use vmfs_core::journal::MetaReader;
 use zerocopy::{FromBytes, FromZeros};
 
 /// Where the clusters of every resource file start.
@@ -90,6 +91,26 @@ pub(super) fn differences(
         details.push(error.to_string());
     }
     Some((details, expected))
+}
+
+/// Bytes that the file has by its header alone, if that has all that the format has for the kind.
+pub(super) fn own_length(
+    raw: &[u8],
+    parsed: &Result<ResourceHeader, Damage>,
+    kind: ResourceKind,
+    reader: &MetaReader,
+) -> Option<u64> {
+    let layout = reader.layout();
+    // One of VMFS3, or that was upgraded from it, is as long as its blocks.
+    if layout.family == Family::Vmfs3 || layout.family == Family::Vmfs5 && !layout.dense_sub_blocks
+    {
+        return None;
+    }
+    let header = parsed.as_ref().ok()?;
+    let length = header.file_length(layout.family, layout.cluster_header_size());
+    let volume = reader.volume().size();
+    let wrong = differences(raw, parsed, kind, layout, length, volume);
+    wrong.is_none().then_some(length)
 }
 
 fn expected(
