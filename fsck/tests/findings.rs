@@ -6,6 +6,8 @@ use std::process::Command;
 
 use common::Subject;
 use fsck_vmfs::{Code, check};
+use vmfs_core::format::SystemFile;
+use vmfs_core::lvm::VolumeOffset;
 use vmfs_fixtures::Kind;
 
 #[test]
@@ -24,6 +26,28 @@ fn nothing_is_found_on_volumes_that_are_whole() {
         let report = check(&Subject::new(kind).fs, &mut |_| {});
         assert!(report.is_clean(), "{kind:?}: {:#?}", report.findings);
         assert!(report.descriptors > 4 && report.addresses > 4, "{kind:?}");
+    }
+}
+
+/// Holes in maps of resource files: which address it is and what was expected there.
+#[test]
+fn a_hole_is_told_with_what_was_expected() {
+    for kind in [Kind::Small6, Kind::Small5] {
+        let subject = Subject::new(kind);
+        let (fs, layout) = (&subject.fs, subject.fs.layout());
+        let fd = u64::from(SystemFile::FileDescriptors.fd().resource());
+        let array = VolumeOffset(layout.first_fd + fd * layout.fd_size + layout.fd_addresses);
+        let slot = array + 3 * layout.address_size;
+        let zeros = vec![0; layout.address_size as usize];
+        subject.write(slot.0, &zeros);
+        let report = check(fs, &mut |_| {});
+        let told = format!("the first that of block 3: 0x0 at {slot}, expected a file block below");
+        let mut details = report.findings.iter().map(|finding| &finding.detail);
+        assert!(
+            details.any(|detail| detail.contains(&told)),
+            "{kind:?}: {told}: {:#?}",
+            report.findings
+        );
     }
 }
 

@@ -128,7 +128,7 @@ impl Walk {
             if raw == 0 {
                 if block(index) < self.whole {
                     holes += 1;
-                    first_hole.get_or_insert(slot);
+                    first_hole.get_or_insert((slot, block(index)));
                 }
                 continue;
             }
@@ -147,8 +147,8 @@ impl Walk {
                 });
             }
         }
-        if let Some(slot) = first_hole {
-            self.holes(round, slot, holes);
+        if let Some(first) = first_hole {
+            self.holes(round, first, holes, depth);
         }
         let mut cleared = self.invalid(round, (&invalid, all), depth);
         cleared.extend(self.behind(round, &behind));
@@ -221,14 +221,25 @@ impl Walk {
     }
 
     /// Holes in the map of a resource file, which has none: what lies there can't be told.
-    fn holes(&mut self, round: &mut Round<'_, '_>, slot: VolumeOffset, count: u64) {
+    fn holes(
+        &mut self,
+        round: &mut Round<'_, '_>,
+        (slot, block): (VolumeOffset, u64),
+        count: u64,
+        depth: u32,
+    ) {
         round.check.lost_map = true;
         self.counts.incomplete = true;
         let structure = format!("block map of file {}", self.fd);
-        round
-            .check
-            .refuse(&format!("{structure} has a hole at {slot}"));
-        let detail = format!("{count} addresses are holes, and a resource file has none");
+        let expected = expected(depth);
+        round.check.refuse(&format!(
+            "{structure} has a hole at {slot}, expected {expected} for block {block} of {}",
+            self.whole
+        ));
+        let detail = format!(
+            "{count} addresses are holes, the first that of block {block} of {}, expected {expected}: a resource file has none up to its end",
+            self.whole
+        );
         round.found(Finding::new(Code::AddressWrongType, structure, detail).at_volume(slot.0));
     }
 
@@ -243,14 +254,9 @@ impl Walk {
         let layout = &*round.layout;
         let addr = BlockAddr::decode(raw, layout);
         if !self.may_stand(addr, depth, layout.family) || addr.encode(layout) != raw {
-            let expected = if depth > 0 {
-                "a pointer block"
-            } else {
-                "a block of data"
-            };
             return Err((
                 Code::AddressWrongType,
-                format!("{raw:#x} at {slot}, expected {expected}"),
+                format!("{raw:#x} at {slot}, expected {}", expected(depth)),
             ));
         }
         round.check.report.addresses += 1;
@@ -404,6 +410,15 @@ pub(crate) fn late_claims(round: &mut Round<'_, '_>) {
             let zeros = vec![0; round.layout.address_size as usize];
             round.put(Stage::Remove, claim.slot, &zeros);
         }
+    }
+}
+
+/// What an address leads to, in words.
+fn expected(depth: u32) -> &'static str {
+    if depth > 0 {
+        "a pointer block"
+    } else {
+        "a block of data"
     }
 }
 

@@ -152,8 +152,9 @@ impl Map {
         for &raw in array.iter().take(count) {
             let read = super::pointers::read(volume, layout, raw);
             let Some((place, raws)) = read else {
-                self.wrong
-                    .push("a pointer block of its map is lost".to_owned());
+                self.wrong.push(format!(
+                    "{raw:#x} stands in its map, expected a pointer block that can be read"
+                ));
                 return;
             };
             self.pointers.push(raw);
@@ -165,6 +166,7 @@ impl Map {
     fn take_in(&mut self, volume: &Volume, layout: &Layout, addresses: &[(VolumeOffset, u64)]) {
         let blocks = volume.size() >> layout.file_block_shift;
         let mut missing = 0;
+        let mut first = None;
         let count = if self.is_lost() {
             addresses.len() as u64
         } else {
@@ -182,20 +184,26 @@ impl Map {
                 } if block < blocks && addr.encode(layout) == raw => {
                     self.known.insert(number, block);
                 }
-                _ => missing += 1,
+                _ => {
+                    missing += 1;
+                    first.get_or_insert((number, slot, raw));
+                }
             }
         }
         if self.is_lost() {
             return;
         }
-        if missing > 0 {
+        if let Some((number, slot, raw)) = first {
             self.wrong.push(format!(
-                "{missing} of {} addresses of its block map are holes or can't be right",
+                "{missing} of {} addresses of its block map are holes or can't be right, the first that of block {number}: {raw:#x} at {slot}, expected a file block below {blocks:#x}",
                 self.needed
             ));
         } else if (self.slots.len() as u64) < self.needed {
-            self.wrong
-                .push("its block map is too short for its length".to_owned());
+            self.wrong.push(format!(
+                "its block map has {} addresses, expected {} for its length",
+                self.slots.len(),
+                self.needed
+            ));
         }
     }
 
@@ -254,9 +262,10 @@ impl Map {
 
     /// Believes the address of a block no longer.
     pub(super) fn lose(&mut self, block: u64) {
-        if self.known.remove(&block).is_some() {
-            self.wrong
-                .push(format!("block {block} of it isn't where its map says"));
+        if let Some(place) = self.known.remove(&block) {
+            self.wrong.push(format!(
+                "block {block} of it isn't where its map says: file block {place:#x} has none of its clusters or descriptors"
+            ));
         }
     }
 }
