@@ -10,12 +10,14 @@ pub(crate) mod hosts;
 pub(crate) mod locks;
 mod maps;
 mod mend;
+mod named;
 pub(crate) mod resources;
 pub(crate) mod volume;
 
 pub(crate) use bitmaps::CONVERTED;
 pub(crate) use directories::{parent_of, set_parent};
 pub(crate) use maps::place_of;
+pub(crate) use named::Named;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -63,6 +65,7 @@ pub(crate) fn run(check: &mut Check<'_>, volume: &Volume) {
         known_names: HashMap::new(),
         next_free: HashMap::new(),
         ahead: None,
+        named: None,
     };
     let round = &mut round;
     (round.check.progress)(Progress::Pass(Pass::Descriptors));

@@ -12,6 +12,7 @@ use vmfs_core::resource::Resources;
 use crate::account;
 use crate::check::Check;
 use crate::finding::Finding;
+use crate::passes::Named;
 use crate::plan::Stage;
 use crate::usage::Usage;
 
@@ -107,6 +108,8 @@ pub(crate) struct Round<'c, 'a> {
     pub(crate) next_free: HashMap<vmfs_core::format::ResourceKind, u64>,
     /// Descriptors that were read ahead, and where they lie.
     pub(crate) ahead: Option<(VolumeOffset, Vec<u8>)>,
+    /// Which files name what in their descriptors, once that was asked.
+    pub(crate) named: Option<Named>,
 }
 
 impl Round<'_, '_> {

@@ -3,7 +3,7 @@
 use vmfs_core::format::{BlockAddr, Family, FdAddr, FdImage, ResourceKind, ZeroLevel};
 use vmfs_core::lvm::VolumeOffset;
 
-use super::resources;
+use super::{named, resources};
 use crate::code::Code;
 use crate::finding::Finding;
 use crate::plan::Stage;
@@ -284,6 +284,11 @@ impl Walk {
             });
             return Ok(());
         }
+        if depth > 0
+            && let Some(reason) = self.others(round, slot, addr, depth)
+        {
+            return Err((Code::AddressWrongType, reason));
+        }
         let marked = round.usage.mark(addr);
         let is_resource_file = resources::is_resource_file(self.fd, &round.layout);
         match marked {
@@ -329,6 +334,33 @@ impl Walk {
                 Ok(())
             }
         }
+    }
+
+    /// Why an address that should be that of a pointer block leads to what another file has, if so: what can't
+    /// be right in a pointer block is made holes, which would go through what that file has.
+    fn others(
+        &self,
+        round: &mut Round<'_, '_>,
+        slot: VolumeOffset,
+        addr: BlockAddr,
+        depth: u32,
+    ) -> Option<String> {
+        let (kind, number) = round.usage.number(addr)?;
+        let own = resources::is_resource_file(self.fd, &round.layout);
+        if own || !round.usage.exists(addr) || round.usage.is_used(kind, number) {
+            return None;
+        }
+        let mut bytes = vec![0; round.layout.pointer_block_size() as usize];
+        let place = place_of(round, addr).ok()?;
+        round.volume.read(place, &mut bytes).ok()?;
+        if !named::is_something_else(round, &bytes, depth - 1) {
+            return None;
+        }
+        let other = named::other(round, self.fd, addr)?;
+        Some(format!(
+            "{} at {slot}, which file {other} has, expected a pointer block",
+            shown(addr)
+        ))
     }
 
     fn count(&mut self, addr: BlockAddr) {
