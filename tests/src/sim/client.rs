@@ -150,7 +150,7 @@ impl Client {
         }
         let mount = &world.mounts[self.mount];
         let is_durable = shared && mount.alone_times == alone;
-        // Who doesn't know what it missed may tell what was.
+        // Who doesn't know what it missed may tell what was, and change what is no longer its own in its memory.
         let is_dazed = mount.is_dazed;
         match came {
             // The dead tell nothing.
@@ -162,11 +162,13 @@ impl Client {
                     Op::Write { .. } | Op::Sync => true,
                     _ => false,
                 };
-                if is_dazed && !changed {
+                // Data is durable only once it is synced.
+                let is_durable = is_durable && !matches!(op, Op::Write { .. });
+                let is_in_memory = !is_durable && !matches!(op, Op::Sync);
+                let is_nowhere = is_in_memory && world.history.is_too_late(call);
+                if is_dazed && (!changed || is_nowhere) {
                     world.history.drop(call);
                 } else {
-                    // Data is durable only once it is synced.
-                    let is_durable = is_durable && !matches!(op, Op::Write { .. });
                     world.history.complete(call, op, is_durable);
                 }
                 return true;

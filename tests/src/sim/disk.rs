@@ -1,6 +1,6 @@
 //! The blocks of the LUN, with a cache that a loss of power leaves in part.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 use crate::random::Random;
@@ -120,11 +120,21 @@ impl Disk {
         self.unanswered.remove(&command);
     }
 
-    /// Makes durable what was answered.
+    /// Makes durable what was answered, and with it what was in the same sectors before.
     pub fn flush(&mut self) {
         let unanswered = &self.unanswered;
-        self.unflushed
-            .retain(|old| unanswered.contains(&old.command));
+        let mut durable = HashSet::new();
+        let newest_first = std::mem::take(&mut self.unflushed).into_iter().rev();
+        let mut left: Vec<Unflushed> = newest_first
+            .filter(|old| {
+                if !unanswered.contains(&old.command) {
+                    durable.insert(old.sector);
+                }
+                !durable.contains(&old.sector)
+            })
+            .collect();
+        left.reverse();
+        self.unflushed = left;
     }
 
     /// The power goes: each sector is left as some write since the last flush left it, or as it was

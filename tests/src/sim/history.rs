@@ -135,6 +135,13 @@ impl History {
         self.gone.entry(mount).or_insert(tick);
     }
 
+    /// Whether the call began when what its mount had was lost already, or in place.
+    pub fn is_too_late(&self, call: usize) -> bool {
+        let call = &self.calls[call];
+        let gone = self.gone.get(&call.mount);
+        gone.is_some_and(|&gone| gone < call.invoked)
+    }
+
     /// The calls that say something, in the order of their beginning.
     pub fn told(&self) -> Vec<Call> {
         let calls = self.calls.iter().enumerate();
