@@ -50,6 +50,21 @@ impl Account {
         self.overflows || self.contested.contains(&block)
     }
 
+    /// Whether somebody else is known to have this block, or it to be marked free.
+    pub(crate) fn is_contested(&self, block: u64) -> bool {
+        self.contested.contains(&block)
+    }
+
+    /// Whether this block is known to be marked used, and nothing refers to it.
+    pub(crate) fn is_unreferenced(&self, block: u64) -> bool {
+        self.unreferenced.contains(&block)
+    }
+
+    /// Whether not all that differs is known.
+    pub(crate) fn is_partial(&self) -> bool {
+        self.incomplete || self.overflows
+    }
+
     /// The blocks that are nobody's but that of a file which has the `filled` ones for want of better:
     /// marked used, and nothing else refers to them; `None` if not all marks are known.
     pub(crate) fn nobodys(&self, filled: &[u64]) -> Option<BTreeSet<u64>> {

@@ -7,6 +7,7 @@
 mod candidate;
 mod hidden;
 mod map;
+mod moved;
 mod pointers;
 
 use std::collections::BTreeSet;
@@ -152,25 +153,46 @@ pub(crate) fn run(check: &mut Check<'_>, volume: &Volume) {
     if old {
         return;
     }
-    let mut broken = broken(volume, &layout);
+    if run_visible(check, volume, &layout) && !check.judge.refuses {
+        moved::run(check, volume, &layout);
+    }
+}
+
+/// Puts maps right that can be seen to be wrong; whether all there was to do was done.
+fn run_visible(check: &mut Check<'_>, volume: &Volume, layout: &Layout) -> bool {
+    let mut broken = broken(volume, layout);
     let mut evidence = None;
     if broken.iter().any(|broken| !broken.map.bare.is_empty()) {
-        let found = look(check, volume, &layout);
+        let found = look(check, volume, layout);
         for Broken { map, .. } in &mut broken {
-            map.take_out_hidden(volume, &layout, &found);
+            map.take_out_hidden(volume, layout, &found);
         }
         evidence = Some(found);
         broken.retain(|broken| !broken.map.is_whole());
     }
     if broken.is_empty() {
-        return;
+        return true;
     }
-    let Some((made, proof)) = search(check, volume, &layout, (&broken, evidence)) else {
+    let Some((made, proof)) = search(check, volume, layout, (&broken, evidence)) else {
         refuse_hidden(check, &broken);
-        return;
+        return true;
     };
+    let right = put_right(check, volume, &broken, (&made, proof));
+    if right == Some(false) {
+        refuse_hidden(check, &broken);
+    }
+    right == Some(true)
+}
+
+/// Writes maps, if that is wanted; `None` if it isn't known yet, `Some(false)` if a person doesn't want it.
+fn put_right(
+    check: &mut Check<'_>,
+    volume: &Volume,
+    broken: &[Broken],
+    (made, proof): (&[Candidate], Proof),
+) -> Option<bool> {
     let mut decided = true;
-    for Broken { file, map, .. } in &broken {
+    for Broken { file, map, .. } in broken {
         let code = if map.is_lost() {
             Code::ResourceFileUnreadable
         } else {
@@ -187,10 +209,9 @@ pub(crate) fn run(check: &mut Check<'_>, volume: &Volume) {
             // It was read from there.
             let _ = volume.write(*place, bytes);
         }
-    } else if !check.judge.undecided && !check.judge.quit {
-        // A person doesn't want it.
-        refuse_hidden(check, &broken);
+        return Some(true);
     }
+    (!check.judge.undecided && !check.judge.quit).then_some(false)
 }
 
 /// Lets nothing be repaired if descriptors in use are hidden: each would be taken for one that isn't.

@@ -9,7 +9,7 @@ use vmfs_core::lvm::{Volume, VolumeOffset};
 use vmfs_core::resource::rescue::Evidence;
 use zerocopy::FromBytes;
 
-use super::map::{Map, header};
+use super::map::{BARE, Map, header};
 
 /// File descriptors of a block that are looked at where marks tell, and how many must be marked used for it to
 /// be certain that some of them were there.
@@ -115,7 +115,7 @@ impl Map {
             .collect();
         self.hides_files |= !hidden.is_empty();
         for block in hidden {
-            self.lose(block);
+            self.lose(block, BARE);
         }
     }
 }

@@ -256,19 +256,22 @@ impl Map {
             elsewhere.extend(marked);
         }
         for block in elsewhere {
-            self.lose(block);
+            self.lose(block, BARE);
         }
     }
 
-    /// Believes the address of a block no longer.
-    pub(super) fn lose(&mut self, block: u64) {
+    /// Believes the address of a block no longer: the block that it names, in words, `is` none of it.
+    pub(super) fn lose(&mut self, block: u64, is: &str) {
         if let Some(place) = self.known.remove(&block) {
             self.wrong.push(format!(
-                "block {block} of it isn't where its map says: file block {place:#x} has none of its clusters or descriptors"
+                "block {block} of it isn't where its map says: file block {place:#x} {is}"
             ));
         }
     }
 }
+
+/// Why a block isn't one of a file, in words.
+pub(super) const BARE: &str = "has none of its clusters or descriptors";
 
 /// The header of the resource file of `kind` that begins at `start`, if it is as every volume's.
 pub(super) fn header(
