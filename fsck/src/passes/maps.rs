@@ -346,8 +346,7 @@ impl Walk {
         depth: u32,
     ) -> Option<String> {
         let (kind, number) = round.usage.number(addr)?;
-        let own = resources::is_resource_file(self.fd, &round.layout);
-        if own || !round.usage.exists(addr) || round.usage.is_used(kind, number) {
+        if !round.usage.exists(addr) || round.usage.is_used(kind, number) {
             return None;
         }
         let mut bytes = vec![0; round.layout.pointer_block_size() as usize];
