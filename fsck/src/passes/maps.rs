@@ -284,11 +284,10 @@ impl Walk {
             });
             return Ok(());
         }
-        if depth > 0
-            && let Some(reason) = self.others(round, slot, addr, depth)
-        {
-            return Err((Code::AddressWrongType, reason));
-        }
+        let pointers = match depth {
+            0 => None,
+            _ => self.pointers(round, slot, addr, depth)?,
+        };
         let marked = round.usage.mark(addr);
         let is_resource_file = resources::is_resource_file(self.fd, &round.layout);
         match marked {
@@ -330,36 +329,42 @@ impl Walk {
             }
             Marked::First => {
                 self.counts.pointer_blocks += 1;
-                self.pointer_block(round, (slot, first), addr, depth);
+                let read = pointers.unwrap_or_else(|| read_pointers(round, addr));
+                self.pointer_block(round, (slot, first), read, depth);
                 Ok(())
             }
         }
     }
 
-    /// Why an address that should be that of a pointer block leads to what another file has, if so: what can't
-    /// be right in a pointer block is made holes, which would go through what that file has.
-    fn others(
+    /// What is in a pointer block that nobody has yet. An error if it is what another file has: what can't be right in
+    /// a pointer block is made holes, which would go through that.
+    fn pointers(
         &self,
         round: &mut Round<'_, '_>,
         slot: VolumeOffset,
         addr: BlockAddr,
         depth: u32,
-    ) -> Option<String> {
-        let (kind, number) = round.usage.number(addr)?;
-        if !round.usage.exists(addr) || round.usage.is_used(kind, number) {
-            return None;
+    ) -> Result<Option<Pointers>, (Code, String)> {
+        let number = round.usage.number(addr);
+        let number = number.filter(|&(kind, number)| {
+            round.usage.exists(addr) && !round.usage.is_used(kind, number)
+        });
+        let Some(number) = number else {
+            return Ok(None);
+        };
+        let read = read_pointers(round, addr);
+        if let Ok((_, bytes)) = &read
+            && named::is_something_else(round, bytes, depth - 1)
+            && let Some(other) = named::other(round, self.fd, number)
+        {
+            let reason = format!(
+                "{} at {slot}, which file {other} has, expected {}",
+                shown(addr),
+                expected(depth)
+            );
+            return Err((Code::AddressWrongType, reason));
         }
-        let mut bytes = vec![0; round.layout.pointer_block_size() as usize];
-        let place = place_of(round, addr).ok()?;
-        round.volume.read(place, &mut bytes).ok()?;
-        if !named::is_something_else(round, &bytes, depth - 1) {
-            return None;
-        }
-        let other = named::other(round, self.fd, addr)?;
-        Some(format!(
-            "{} at {slot}, which file {other} has, expected a pointer block",
-            shown(addr)
-        ))
+        Ok(Some(read))
     }
 
     fn count(&mut self, addr: BlockAddr) {
@@ -391,15 +396,9 @@ impl Walk {
         &mut self,
         round: &mut Round<'_, '_>,
         (slot, first): (VolumeOffset, u64),
-        addr: BlockAddr,
+        read: Pointers,
         depth: u32,
     ) {
-        let read = place_of(round, addr).and_then(|place| {
-            let mut bytes = vec![0; round.layout.pointer_block_size() as usize];
-            let read = round.volume.read(place, &mut bytes);
-            read.map(|()| (place, bytes))
-                .map_err(|error| error.to_string())
-        });
         match read {
             Ok((place, bytes)) => {
                 self.entries(round, (place, first), &bytes, depth - 1);
@@ -442,6 +441,17 @@ pub(crate) fn late_claims(round: &mut Round<'_, '_>) {
             round.put(Stage::Remove, claim.slot, &zeros);
         }
     }
+}
+
+/// A pointer block: where it lies and what is in it, or why it can't be read.
+type Pointers = Result<(VolumeOffset, Vec<u8>), String>;
+
+fn read_pointers(round: &Round<'_, '_>, addr: BlockAddr) -> Pointers {
+    let place = place_of(round, addr)?;
+    let mut bytes = vec![0; round.layout.pointer_block_size() as usize];
+    let read = round.volume.read(place, &mut bytes);
+    read.map_err(|error| error.to_string())?;
+    Ok((place, bytes))
 }
 
 /// What an address leads to, in words.

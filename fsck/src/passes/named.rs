@@ -15,12 +15,15 @@ const MOST: usize = 1 << 22;
 pub(crate) type Named = HashMap<(ResourceKind, u64), (FdAddr, Option<FdAddr>)>;
 
 /// Whether another file than `fd` names the resource in its descriptor.
-pub(super) fn other(round: &mut Round<'_, '_>, fd: FdAddr, addr: BlockAddr) -> Option<FdAddr> {
-    let number = round.usage.number(addr)?;
+pub(super) fn other(
+    round: &mut Round<'_, '_>,
+    fd: FdAddr,
+    resource: (ResourceKind, u64),
+) -> Option<FdAddr> {
     if round.named.is_none() {
         round.named = Some(all(round));
     }
-    let &(first, second) = round.named.as_ref()?.get(&number)?;
+    let &(first, second) = round.named.as_ref()?.get(&resource)?;
     [Some(first), second]
         .into_iter()
         .flatten()

@@ -217,13 +217,22 @@ fn put_right(
 /// Lets nothing be repaired if descriptors in use are hidden: each would be taken for one that isn't.
 fn refuse_hidden(check: &mut Check<'_>, broken: &[Broken]) {
     let mut hiding = broken.iter().filter(|broken| broken.map.hides_files);
-    if let Some(Broken { file, map, .. }) = hiding.next() {
-        let (name, place) = (file.name(), map.place());
-        check.refuse(&format!(
-            "block map of {name} at {place}: {}, and descriptors that are marked used aren't there",
-            map.wrong()
-        ));
+    if let Some(hides) = hiding.next() {
+        refuse(
+            check,
+            hides,
+            ", and descriptors that are marked used aren't there",
+        );
     }
+}
+
+/// Lets nothing be repaired, for what is wrong with a map, and for `more`.
+fn refuse(check: &mut Check<'_>, Broken { file, map, .. }: &Broken, more: &str) {
+    let (name, place) = (file.name(), map.place());
+    check.refuse(&format!(
+        "block map of {name} at {place}: {}{more}",
+        map.wrong()
+    ));
 }
 
 /// The maps that the files can only have, and what bears them out.

@@ -9,7 +9,7 @@ use vmfs_core::lvm::{Volume, VolumeOffset};
 use vmfs_core::resource::rescue::Evidence;
 use zerocopy::FromBytes;
 
-use super::map::{BARE, Map, header};
+use super::map::{BARE, Map};
 
 /// File descriptors of a block that are looked at where marks tell, and how many must be marked used for it to
 /// be certain that some of them were there.
@@ -90,9 +90,7 @@ impl Map {
         evidence: &Evidence,
     ) {
         let (shift, kind) = (layout.file_block_shift, ResourceKind::FileDescriptor);
-        let first = self.known.get(&0).copied();
-        let Some(header) = first.and_then(|first| header(volume, layout, kind, first << shift))
-        else {
+        let Some(header) = self.header(volume, layout, kind) else {
             return;
         };
         let size = layout.cluster_header_size();

@@ -97,6 +97,17 @@ impl Map {
         map
     }
 
+    /// The file's header, if it is where the map says.
+    pub(super) fn header(
+        &self,
+        volume: &Volume,
+        layout: &Layout,
+        kind: ResourceKind,
+    ) -> Option<ResourceHeader> {
+        let first = *self.known.get(&0)?;
+        header(volume, layout, kind, first << layout.file_block_shift)
+    }
+
     /// Whether nothing speaks against it.
     pub(super) fn is_whole(&self) -> bool {
         self.wrong.is_empty()
@@ -212,21 +223,15 @@ impl Map {
         if self.slots.is_empty() {
             return;
         }
-        let first = self.known.get(&0).copied();
-        let first = first.filter(|&block| {
-            let start = block << layout.file_block_shift;
-            header(volume, layout, kind, start).is_some()
-                || is_cluster(volume, layout, kind, (0, None), start + FIRST_CLUSTER)
-        });
-        let Some(first) = first else {
-            self.known.remove(&0);
-            self.wrong
-                .push("its header isn't where its map says".to_owned());
-            return;
-        };
-        let start = first << layout.file_block_shift;
-        let Some(header) = header(volume, layout, kind, start) else {
-            // It is written anew by whoever needs it.
+        let Some(header) = self.header(volume, layout, kind) else {
+            let first = self.known.get(&0).copied();
+            let start = first.map(|first| (first << layout.file_block_shift) + FIRST_CLUSTER);
+            // With a cluster behind it, it is written anew by whoever needs it.
+            if !start.is_some_and(|start| is_cluster(volume, layout, kind, (0, None), start)) {
+                self.known.remove(&0);
+                self.wrong
+                    .push("its header isn't where its map says".to_owned());
+            }
             return;
         };
         let mut elsewhere = Vec::new();

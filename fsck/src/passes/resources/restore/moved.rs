@@ -8,8 +8,8 @@ use vmfs_core::format::{Layout, ResourceKind, SystemFile};
 use vmfs_core::lvm::Volume;
 use vmfs_core::resource::rescue::Evidence;
 
-use super::map::{Map, header, headers_by_block};
-use super::{Broken, Candidate, Proof, Side, Trial, Trust, candidates, put_right, trial};
+use super::map::{Map, headers_by_block};
+use super::{Broken, Candidate, Proof, Side, Trial, Trust, candidates, put_right, refuse, trial};
 use crate::check::Check;
 
 /// The files whose blocks without headers are in use, and what they hold.
@@ -101,15 +101,10 @@ pub(super) fn run(check: &mut Check<'_>, volume: &Volume, layout: &Layout) {
         None => Some(false),
     };
     if right == Some(false)
-        && let Some(Broken { file, map, .. }) = broken.first()
+        && let Some(first) = broken.first()
     {
         // What is marked used there would be given away.
-        check.refuse(&format!(
-            "block map of {} at {}: {}",
-            file.name(),
-            map.place(),
-            map.wrong()
-        ));
+        refuse(check, first, "");
     }
 }
 
@@ -146,9 +141,7 @@ fn search(
 
 /// Blocks without headers that don't lie where the parts of the file with headers would go on.
 fn apart(volume: &Volume, layout: &Layout, kind: ResourceKind, map: &Map) -> Vec<Apart> {
-    let shift = layout.file_block_shift;
-    let first = map.known.get(&0).copied();
-    let Some(header) = first.and_then(|first| header(volume, layout, kind, first << shift)) else {
+    let Some(header) = map.header(volume, layout, kind) else {
         return Vec::new();
     };
     // The map has lost those whose headers aren't there.
