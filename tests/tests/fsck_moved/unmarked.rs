@@ -1,69 +1,27 @@
-//! An address of `.sbc.sf`, `.pbc.sf` or `.pb2.sf` that leads past a block which holds nothing that says whose it
-//! is: the small files, or maps of large ones, in it are still there, and their block isn't given away.
+//! Blocks of `.sbc.sf`, `.pbc.sf` or `.pb2.sf` that hold nothing that says whose they are: the small files, or the
+//! maps of large ones, in them.
 
-use std::fs::File;
-use std::os::unix::fs::FileExt;
-use std::path::Path;
-use std::process::Command;
 use std::sync::Arc;
 
-use vmfs_core::cluster::HostConfig;
-use vmfs_core::format::{BlockAddr, FdAddr, Layout, ResourceKind, Uuid};
-use vmfs_core::fs::{Creator, FileSystem, Place};
-use vmfs_core::lvm::{VolumeOffset, open_paths};
+use vmfs_core::format::{BlockAddr, FdAddr, Layout, ResourceKind};
+use vmfs_core::fs::FileSystem;
+use vmfs_core::lvm::VolumeOffset;
 use vmfs_core::resource::ResourceFile;
-use vmfs_core::scsi::Access;
-use vmfs_tests::corpus::base::{self, Base};
-use vmfs_tests::corpus::trial::{Programs, copy_sparse, programs, same};
-use vmfs_tests::crash::volume::TestClock;
+use vmfs_tests::corpus::base;
+use vmfs_tests::corpus::trial::{copy_sparse, programs, same};
+
+use super::{
+    CREATOR, assert_there, create, damage, fsck, late_directory, mount, raw, settle, wrong_blocks,
+};
 
 /// More small files or pointer blocks than the first file block of a resource file has room for.
 const MOST: u32 = 300;
 /// Bytes of a small file that is in no descriptor.
 const SMALL: usize = 5000;
-const CREATOR: Creator = Creator {
-    mode: 0o644,
-    uid: 0,
-    gid: 0,
-};
-
-fn mount(base: &Base) -> FileSystem {
-    let uuid = Uuid {
-        time_lo: 77.into(),
-        ..Uuid::default()
-    };
-    let mut host = HostConfig::new(uuid, "host77");
-    host.clock = Arc::new(TestClock::default());
-    let volume = open_paths(&base.devices, Access::ReadWrite).expect("volume");
-    FileSystem::open_for_writing(volume, host).expect("file system")
-}
-
-fn fsck(programs: &Programs, image: &Path) -> Option<i32> {
-    let mut command = Command::new(&programs.fsck);
-    command.args(["-y", "--lease", "20"]).arg(image);
-    command.status().expect("fsck.vmfs").code()
-}
 
 fn content(number: u32) -> Vec<u8> {
     let bytes = number.to_le_bytes().into_iter().cycle();
     bytes.take(SMALL).collect()
-}
-
-fn small_file(fs: &FileSystem, directory: FdAddr, number: u32) -> FdAddr {
-    let file = fs.create(directory, format!("{number}").as_bytes(), CREATOR);
-    let file = file.expect("file").fd();
-    fs.write(file, 0, &content(number)).expect("write");
-    file
-}
-
-/// The block of the volume with the first byte of a file.
-fn first_block(fs: &FileSystem, fd: FdAddr) -> u64 {
-    let file = fs.inode(fd).expect("file");
-    let run = fs.run_at(&file, 0, file.length()).expect("run");
-    let Place::Data(place) = run.place else {
-        panic!("the file has no data");
-    };
-    place.0 >> fs.layout().file_block_shift
 }
 
 fn file_of(fs: &FileSystem, kind: ResourceKind) -> Arc<ResourceFile> {
@@ -130,15 +88,6 @@ fn bitmap(fs: &FileSystem) -> u64 {
     fs.volume().place(place).expect("place").1.0
 }
 
-fn raw(layout: &Layout, block: u64) -> Vec<u8> {
-    let addr = BlockAddr::FileBlock {
-        block,
-        tbz: 0,
-        cow: false,
-    };
-    addr.encode(layout).to_le_bytes()[..layout.address_size as usize].to_vec()
-}
-
 /// What is in the block whose address is wrong.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Holding {
@@ -155,7 +104,7 @@ enum Holding {
 fn reach(fs: &FileSystem, directory: FdAddr, holding: Holding) -> (Arc<ResourceFile>, u64, u32) {
     let layout = fs.layout();
     for number in 0..MOST {
-        let fd = small_file(fs, directory, number);
+        let fd = create(fs, directory, number, &content(number));
         let fd = if holding == Holding::Small {
             fd
         } else {
@@ -177,17 +126,6 @@ fn reach(fs: &FileSystem, directory: FdAddr, holding: Holding) -> (Arc<ResourceF
     panic!("{MOST} lie in one block");
 }
 
-fn assert_there(image: &Path, files: u32, case: &str) {
-    let volume = open_paths(&[image], Access::ReadOnly).expect("volume");
-    let fs = FileSystem::open(volume).expect("file system");
-    for number in 0..files {
-        let file = fs.resolve(format!("/late/{number}").as_bytes(), false);
-        let mut found = vec![0; SMALL];
-        fs.read(&file.expect("file"), 0, &mut found).expect("read");
-        assert!(found == content(number), "{case}: {number}");
-    }
-}
-
 /// What lies in the block whose address is wrong is there after a repair, as is all else.
 fn found_again(name: &str, holding: Holding) {
     let programs = programs();
@@ -195,51 +133,39 @@ fn found_again(name: &str, holding: Holding) {
     let base = base::build(name, folder.path()).expect("base");
     let fs = mount(&base);
     let layout = fs.layout().clone();
-    let directory = fs.make_directory(FdAddr::ROOT, b"late", CREATOR);
-    let directory = directory.expect("directory").fd();
+    let directory = late_directory(&fs);
     let (file, number, files) = match holding {
         Holding::Nothing => (file_of(&fs, ResourceKind::PointerBlock2), 1, 0),
         _ => reach(&fs, directory, holding),
     };
     let kind = file.kind();
-    let other = fs.create(directory, b"other", CREATOR).expect("file").fd();
-    let data = vec![7; layout.file_block_size() as usize];
-    fs.write(other, 0, &data).expect("write");
-    fs.sync().expect("sync");
-    let last = (fs.volume().size() >> layout.file_block_shift) - 1;
-    let to = [last, first_block(&fs, other)];
+    let to = wrong_blocks(&fs, directory);
     let slot = slot(&fs, &file, number);
     let bitmap = bitmap(&fs);
     drop((file, fs));
     let settled = folder.path().join("settled.img");
-    copy_sparse(&base.devices[0], &settled).expect("copy");
-    assert_eq!(fsck(&programs, &settled), Some(1), "{name}: the journal");
-    assert_there(&settled, files, name);
+    settle(&programs, &base, &settled);
+    assert_there(&settled, files, content, name);
     for to in to {
         let case = format!("{name}: block {number} of {kind} leads to {to:#x}");
         let image = folder.path().join("copy.img");
         copy_sparse(&settled, &image).expect("copy");
-        let device = File::options().write(true).open(&image).expect("image");
-        device
-            .write_all_at(&raw(&layout, to), slot)
-            .expect("damage");
+        damage(&image, slot, &raw(&layout, to));
         assert!(!same(&image, &settled).expect("compare"), "{case}");
-        assert_eq!(fsck(&programs, &image), Some(1), "{case}");
-        assert_there(&image, files, &case);
+        assert_eq!(fsck(&programs, "-y", &image), Some(1), "{case}");
+        assert_there(&image, files, content, &case);
         let same = same(&image, &settled).expect("compare");
         assert!(same, "{case}: isn't as it was");
     }
     // Where marks are lost too nothing tells which block it is.
     let image = folder.path().join("copy.img");
     copy_sparse(&settled, &image).expect("copy");
-    let device = File::options().write(true).open(&image).expect("image");
-    let wrong = raw(&layout, to[1]);
-    device.write_all_at(&wrong, slot).expect("damage");
+    damage(&image, slot, &raw(&layout, to[1]));
     let gone = vec![0; layout.cluster_header_size() as usize];
-    device.write_all_at(&gone, bitmap).expect("damage");
+    damage(&image, bitmap, &gone);
     let damaged = folder.path().join("damaged.img");
     copy_sparse(&image, &damaged).expect("copy");
-    assert_eq!(fsck(&programs, &image), Some(8), "{name}: {kind}");
+    assert_eq!(fsck(&programs, "-y", &image), Some(8), "{name}: {kind}");
     let same = same(&image, &damaged).expect("compare");
     assert!(same, "{name}: {kind}: something was written");
 }
