@@ -363,16 +363,23 @@ fn run(seeds: &[u64], exact: bool) -> BTreeMap<Fate, u64> {
     let next = AtomicUsize::new(0);
     let fates = Mutex::new(BTreeMap::<Fate, u64>::new());
     let failures = Mutex::new(Vec::new());
+    let unrepaired = Mutex::new(Vec::new());
     std::thread::scope(|scope| {
         for worker in 0..2 {
             let image: PathBuf = folder.path().join(format!("worker-{worker}.img"));
             let (next, fates, failures) = (&next, &fates, &failures);
+            let unrepaired = &unrepaired;
             let (victims, programs) = (&victims, &programs);
             scope.spawn(move || {
                 while let Some(&seed) = seeds.get(next.fetch_add(1, SeqCst)) {
                     let victim = &victims[(seed % 2) as usize];
                     match try_one(victim, seed, programs, &image) {
-                        Ok(fate) => *fates.lock().expect("fates").entry(fate).or_default() += 1,
+                        Ok(fate) => {
+                            *fates.lock().expect("fates").entry(fate).or_default() += 1;
+                            if matches!(fate, Fate::Left | Fate::Refused) {
+                                unrepaired.lock().expect("unrepaired").push((seed, fate));
+                            }
+                        }
                         Err(error) => {
                             let name = &victim.base.name;
                             let line = format!("VMFS_RANDOM_SEED={seed} ({name}): {error}");
@@ -388,7 +395,8 @@ fn run(seeds: &[u64], exact: bool) -> BTreeMap<Fate, u64> {
     let fates = fates.into_inner().expect("fates");
     let failures = failures.into_inner().expect("failures");
     let count = seeds.len();
-    println!("{count} volumes: {fates:?}");
+    let unrepaired = unrepaired.into_inner().expect("unrepaired");
+    println!("{count} volumes: {fates:?}; not repaired: {unrepaired:?}");
     assert!(
         failures.is_empty(),
         "{} of {count}:\n{}",
