@@ -1,12 +1,21 @@
 //! Block maps: every address in range, of the right type, claimed once.
 
+mod address;
+mod release;
+mod wrong;
+
+pub(crate) use address::{little_endian, place_of, shown};
+pub(crate) use release::release;
+pub(crate) use wrong::late_claims;
+
 use vmfs_core::format::{BlockAddr, Family, FdAddr, FdImage, ResourceKind, ZeroLevel};
 use vmfs_core::lvm::VolumeOffset;
 
+use self::address::expected;
+use self::wrong::Invalid;
 use super::{named, resources};
 use crate::code::Code;
 use crate::finding::Finding;
-use crate::plan::Stage;
 use crate::round::{Claim, Round};
 use crate::usage::Marked;
 
@@ -24,15 +33,6 @@ pub(crate) struct Counts {
     pub(crate) to_be_zeroed: u64,
     /// A part of the map could not be followed.
     incomplete: bool,
-}
-
-/// An address that can't be one, and why.
-struct Invalid {
-    /// Its number in the array or pointer block.
-    index: usize,
-    code: Code,
-    slot: VolumeOffset,
-    reason: String,
 }
 
 /// The walk down one file's map.
@@ -153,94 +153,6 @@ impl Walk {
         let mut cleared = self.invalid(round, (&invalid, all), depth);
         cleared.extend(self.behind(round, &behind));
         cleared
-    }
-
-    /// Addresses that can't be right, among `all` in one place; the numbers of those that were cleared.
-    fn invalid(
-        &mut self,
-        round: &mut Round<'_, '_>,
-        (invalid, all): (&[Invalid], u64),
-        depth: u32,
-    ) -> Vec<usize> {
-        let Some(first) = invalid.first() else {
-            return Vec::new();
-        };
-        round.check.lost_map = true;
-        let structure = format!("block map of file {}", self.fd);
-        let detail = format!(
-            "{} of {all} addresses of this {} can't be right, the first {}",
-            invalid.len(),
-            if depth < self.depth {
-                "pointer block"
-            } else {
-                "address array"
-            },
-            first.reason
-        );
-        let mut finding =
-            Finding::new(first.code, structure.as_str(), detail).at_volume(first.slot.0);
-        if resources::is_resource_file(self.fd, &round.layout) {
-            // A hole here would take clusters, and all that files have in them, out of the volume.
-            round
-                .check
-                .refuse(&format!("{structure} is damaged: {}", first.reason));
-        } else {
-            finding = finding
-                .repair("make them holes")
-                .loses("what the blocks held, unless it turns up in /lost+found");
-        }
-        if !round.found(finding) {
-            self.counts.incomplete = true;
-            return Vec::new();
-        }
-        clear(round, invalid)
-    }
-
-    /// Addresses that can't be right behind the end of a resource file: it has no use for them.
-    fn behind(&mut self, round: &mut Round<'_, '_>, behind: &[Invalid]) -> Vec<usize> {
-        let Some(first) = behind.first() else {
-            return Vec::new();
-        };
-        let finding = Finding::new(
-            first.code,
-            format!("block map of file {}", self.fd),
-            format!(
-                "{} addresses behind its end, block {}, can't be right, the first {}",
-                behind.len(),
-                self.end,
-                first.reason
-            ),
-        )
-        .at_volume(first.slot.0)
-        .repair("clear them");
-        if !round.found(finding) {
-            self.counts.incomplete = true;
-            return Vec::new();
-        }
-        clear(round, behind)
-    }
-
-    /// Holes in the map of a resource file, which has none: what lies there can't be told.
-    fn holes(
-        &mut self,
-        round: &mut Round<'_, '_>,
-        (slot, block): (VolumeOffset, u64),
-        count: u64,
-        depth: u32,
-    ) {
-        round.check.lost_map = true;
-        self.counts.incomplete = true;
-        let structure = format!("block map of file {}", self.fd);
-        let expected = expected(depth);
-        round.check.refuse(&format!(
-            "{structure} has a hole at {slot}, expected {expected} for block {block} of {}",
-            self.whole
-        ));
-        let detail = format!(
-            "{count} addresses are holes, the first that of block {block} of {}, expected {expected}: a resource file has none up to its end",
-            self.whole
-        );
-        round.found(Finding::new(Code::AddressWrongType, structure, detail).at_volume(slot.0));
     }
 
     /// One address, that of the file's block `first` or of what leads to it; why it can't be one.
@@ -418,31 +330,6 @@ impl Walk {
     }
 }
 
-/// What resource files say that they have behind their ends: it is theirs unless somebody else has it.
-pub(crate) fn late_claims(round: &mut Round<'_, '_>) {
-    for claim in std::mem::take(&mut round.late_claims) {
-        if round.usage.mark(claim.addr) == Marked::First {
-            round.usage.own(claim.addr, claim.fd);
-            continue;
-        }
-        round.contested(claim.addr);
-        let finding = Finding::new(
-            Code::Duplicate,
-            format!("block map of file {}", claim.fd),
-            format!(
-                "behind its end is {}, which is another file's, or there twice",
-                shown(claim.addr)
-            ),
-        )
-        .at_volume(claim.slot.0)
-        .repair("clear it");
-        if round.found(finding) {
-            let zeros = vec![0; round.layout.address_size as usize];
-            round.put(Stage::Remove, claim.slot, &zeros);
-        }
-    }
-}
-
 /// A pointer block: where it lies and what is in it, or why it can't be read.
 type Pointers = Result<(VolumeOffset, Vec<u8>), String>;
 
@@ -452,104 +339,6 @@ fn read_pointers(round: &Round<'_, '_>, addr: BlockAddr) -> Pointers {
     let read = round.volume.read(place, &mut bytes);
     read.map_err(|error| error.to_string())?;
     Ok((place, bytes))
-}
-
-/// What an address leads to, in words.
-fn expected(depth: u32) -> &'static str {
-    if depth > 0 {
-        "a pointer block"
-    } else {
-        "a block of data"
-    }
-}
-
-/// Makes these addresses holes; their numbers.
-fn clear(round: &mut Round<'_, '_>, invalid: &[Invalid]) -> Vec<usize> {
-    let zeros = vec![0; round.layout.address_size as usize];
-    for invalid in invalid {
-        round.put(Stage::Remove, invalid.slot, &zeros);
-    }
-    invalid.iter().map(|invalid| invalid.index).collect()
-}
-
-/// Takes back every reference that a descriptor makes.
-pub(crate) fn release(round: &mut Round<'_, '_>, image: &FdImage) {
-    let layout = std::sync::Arc::clone(&round.layout);
-    let level = image.meta().zero_level();
-    if matches!(level, ZeroLevel::None | ZeroLevel::Resident) {
-        return;
-    }
-    let addresses = 0..layout.fd_address_count as usize;
-    let raws: Vec<u64> = addresses.map(|index| image.address(index)).collect();
-    release_all(round, &raws, level.depth());
-}
-
-fn release_all(round: &mut Round<'_, '_>, raws: &[u64], depth: u32) {
-    let layout = std::sync::Arc::clone(&round.layout);
-    for &raw in raws.iter().filter(|&&raw| raw != 0) {
-        let addr = BlockAddr::decode(raw, &layout);
-        let Some((kind, number)) = round.usage.number(addr) else {
-            continue;
-        };
-        // A pointer block that was given back already isn't followed again.
-        if depth > 0 && round.usage.is_used(kind, number) {
-            round.usage.give(addr);
-            let mut bytes = vec![0; layout.pointer_block_size() as usize];
-            let place = place_of(round, addr);
-            let read = place.map(|place| round.volume.read(place, &mut bytes));
-            if matches!(read, Ok(Ok(()))) {
-                let size = layout.address_size as usize;
-                let below: Vec<u64> = bytes.chunks_exact(size).map(little_endian).collect();
-                release_all(round, &below, depth - 1);
-            }
-        }
-        round.usage.give(addr);
-    }
-}
-
-/// Where the resource that an address names lies.
-pub(crate) fn place_of(round: &Round<'_, '_>, addr: BlockAddr) -> Result<VolumeOffset, String> {
-    let layout = &round.layout;
-    match addr {
-        BlockAddr::FileBlock { block, .. } => Ok(VolumeOffset(block << layout.file_block_shift)),
-        BlockAddr::LargeFileBlock { block, .. } => {
-            Ok(VolumeOffset(block << layout.large_block_shift))
-        }
-        BlockAddr::Resource {
-            kind,
-            cluster,
-            resource,
-            ..
-        } => {
-            let file = round.resources.file(kind);
-            let file = file.ok_or_else(|| format!("there are no {kind}s to be read"))?;
-            let place = file.locate(&round.reader, cluster, resource);
-            place.map_err(|error| error.to_string())
-        }
-        BlockAddr::Hole | BlockAddr::Invalid(_) => Err("no address".to_owned()),
-    }
-}
-
-/// An address in words.
-pub(crate) fn shown(addr: BlockAddr) -> String {
-    match addr {
-        BlockAddr::Hole => "a hole".to_owned(),
-        BlockAddr::FileBlock { block, .. } => format!("file block {block}"),
-        BlockAddr::LargeFileBlock { block, .. } => format!("large file block {block}"),
-        BlockAddr::Resource {
-            kind,
-            cluster,
-            resource,
-            ..
-        } => format!("{kind} {resource} of cluster {cluster}"),
-        BlockAddr::Invalid(raw) => format!("{raw:#x}"),
-    }
-}
-
-/// Reads a little-endian number of up to eight bytes.
-pub(crate) fn little_endian(bytes: &[u8]) -> u64 {
-    let bytes = bytes.iter().rev();
-    bytes.fold(0, |value, &byte| value << 8 | u64::from(byte))
 }
 
 /// `bytes` without those behind the last unit that isn't all zeros, and maybe some more; units have `size` bytes.
