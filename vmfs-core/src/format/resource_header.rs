@@ -177,7 +177,8 @@ impl ResourceHeader {
         self.bits_per_resource.get().max(1)
     }
 
-    /// Offset in the resource file of cluster `cluster`'s header.
+    /// Offset in the resource file of cluster `cluster`'s header; of a number that no cluster has, one behind
+    /// the end of every file.
     ///
     /// `header_size` is [`Layout::cluster_header_size`].
     pub fn cluster_header_offset(&self, cluster: u64, header_size: u64) -> u64 {
@@ -187,14 +188,18 @@ impl ResourceHeader {
             let per_group = u64::from(self.parent_clusters_per_group.get())
                 * u64::from(self.parent_resources_per_cluster.get());
             let (group, in_group) = (cluster / per_group, cluster % per_group);
-            return base
-                + group * u64::from(self.parent_cluster_group_size.get())
-                + u64::from(self.parent_clusters_per_group.get()) * header_size
-                + in_group * header_size;
+            let headers = u64::from(self.parent_clusters_per_group.get()) + in_group;
+            return group
+                .saturating_mul(self.parent_cluster_group_size.get().into())
+                .saturating_add(base)
+                .saturating_add(headers.saturating_mul(header_size));
         }
         let per_group = u64::from(self.clusters_per_group.get());
         let (group, in_group) = (cluster / per_group, cluster % per_group);
-        base + group * u64::from(self.cluster_group_size.get()) + in_group * header_size
+        group
+            .saturating_mul(self.cluster_group_size.get().into())
+            .saturating_add(base)
+            .saturating_add(in_group.saturating_mul(header_size))
     }
 
     /// Offset in the resource file of the data of `resource` in `cluster`; `None` when the file

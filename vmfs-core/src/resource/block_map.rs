@@ -173,8 +173,10 @@ impl BlockMap {
 
     /// The run that starts at `offset`, merged with what follows it in one piece up to `limit`.
     ///
-    /// `offset` must lie before the end of the file. The run ends at the end of the file at the
-    /// latest and has at least one byte.
+    /// The run ends at the end of the file at the latest and has at least one byte.
+    ///
+    /// # Errors
+    /// When `offset` doesn't lie before the end of the file, or what leads there can't be right or be read.
     pub fn run_at(
         &self,
         reader: &MetaReader,
@@ -182,6 +184,11 @@ impl BlockMap {
         offset: u64,
         limit: u64,
     ) -> Result<Run, MetaError> {
+        let left = self.length.saturating_sub(offset);
+        if left == 0 {
+            let expected = format!("an offset before the file's end at {:#x}", self.length);
+            return Err(self.damage("offset", offset, &expected).into());
+        }
         let end = self.length.min(limit.max(offset + 1));
         let mut walker = Walker {
             map: self,
@@ -197,7 +204,7 @@ impl BlockMap {
             }
             run.length += next.length;
         }
-        run.length = run.length.min(self.length - offset);
+        run.length = run.length.min(left);
         Ok(run)
     }
 
