@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use vmfs_core::format::{
-    At, DEVICE_HEADER_OFFSET, DevMetadata, PE_SIZE, PES_PER_MAP, PeTableEntry, VolTableEntry,
+    At, DEVICE_HEADER_OFFSET, DevMetadata, ExtDevMetadata, LVM_MAGIC, MAX_PE_MAPS, PE_SIZE,
+    PES_PER_MAP, PeTableEntry, VolTableEntry,
 };
 use vmfs_core::scsi::{DeviceOffset, Lun};
 use zerocopy::{FromZeros, IntoBytes};
@@ -14,6 +15,9 @@ use crate::check::Check;
 use crate::code::Code;
 use crate::finding::Finding;
 use crate::plan::Stage;
+
+/// Pairs of bitmap and table in a metadata region, at most.
+const MOST_MAPS: u64 = MAX_PE_MAPS as u64;
 
 /// Checks every device of a volume.
 pub(super) fn run(check: &mut Check<'_>, devices: &[Arc<dyn Lun>]) {
@@ -42,28 +46,35 @@ fn header(check: &mut Check<'_>, lun: &Arc<dyn Lun>) -> Option<DevMetadata> {
     }
     let entry: VolTableEntry = read(&**lun, DEVICE_HEADER_OFFSET + expected.volume_table())?;
     data_offset(&**lun, &entry, &mut expected);
+    let next = found.ext_metadata_offset.get();
+    let needed = !six && u64::from(entry.pes.get()) > MOST_MAPS * PES_PER_MAP;
+    if next != 0 && !needed && !is_region(&**lun, next) {
+        expected.ext_metadata_offset = 0.into();
+    }
     let room = lun.capacity().saturating_sub(expected.data_offset.get()) / PE_SIZE;
     let pes = u64::from(entry.pes.get());
     if found.volumes.get() != 1 {
         expected.volumes = 1.into();
     }
     // Larger devices go on in further regions, whose numbers this leaves alone.
-    let plain = found.ext_metadata_offset.get() == 0 && pes > 0 && pes <= room;
+    let plain = expected.ext_metadata_offset.get() == 0 && pes > 0 && pes <= room;
     if plain && six {
         expected.pes = 1.into();
         expected.last_pe = 0.into();
         if u64::from(found.pe_units.get()) != length(&**lun, &expected) {
             expected.pe_units = (length(&**lun, &expected) as u32).into();
         }
-    } else if plain && pes <= 8 * PES_PER_MAP {
+    } else if plain && pes <= MOST_MAPS * PES_PER_MAP {
         let used = used_entries(&**lun, &expected, pes);
         if used == pes {
             expected.pes = (pes as u32).into();
             expected.last_pe = (pes as u32 - 1).into();
         }
-        if found.major_version.get() == 5 && found.pe_maps.get() > 8 {
-            expected.pe_maps = (pes.div_ceil(PES_PER_MAP) as u32).into();
-        }
+    }
+    if u64::from(found.pe_maps.get()) > MOST_MAPS {
+        let has_maps = expected.major_version.get() == 5;
+        let maps = pes.div_ceil(PES_PER_MAP).min(MOST_MAPS) as u32;
+        expected.pe_maps = if has_maps { maps } else { 0 }.into();
     }
     let end = if six {
         u64::from(expected.pe_units.get())
@@ -96,7 +107,8 @@ fn header(check: &mut Check<'_>, lun: &Arc<dyn Lun>) -> Option<DevMetadata> {
         pes,
         last_pe,
         pe_units,
-        pe_maps
+        pe_maps,
+        ext_metadata_offset
     );
     if details.is_empty() {
         return Some(found);
@@ -113,6 +125,16 @@ fn header(check: &mut Check<'_>, lun: &Arc<dyn Lun>) -> Option<DevMetadata> {
         return Some(expected);
     }
     None
+}
+
+/// Whether an extended metadata region begins at `offset`.
+fn is_region(lun: &dyn Lun, offset: u64) -> bool {
+    let region: Option<ExtDevMetadata> = read(lun, offset);
+    // The device header has the same magic.
+    offset != DEVICE_HEADER_OFFSET
+        && region.is_some_and(|region| {
+            region.magic.get() == LVM_MAGIC && (1..=MAX_PE_MAPS).contains(&region.pe_maps.get())
+        })
 }
 
 /// Where the data begins: as the first extent has it, if that is sound and begins where data does on
@@ -191,7 +213,7 @@ fn extents(check: &mut Check<'_>, lun: &Arc<dyn Lun>, header: &DevMetadata) {
     };
     let six = header.major_version.get() >= 6;
     let count = u64::from(header.pes.get());
-    if count > 8 * PES_PER_MAP {
+    if count > MOST_MAPS * PES_PER_MAP {
         return;
     }
     for index in 0..count {
