@@ -40,6 +40,22 @@ impl Content {
         })
     }
 
+    /// The content of a file whose descriptor, at `place`, is `image`.
+    pub(crate) fn of(
+        round: &Round<'_, '_>,
+        fd: FdAddr,
+        place: VolumeOffset,
+        image: FdImage,
+    ) -> Self {
+        let map = BlockMap::new(image.meta(), image.bytes(), place, &round.layout);
+        Self {
+            fd,
+            place,
+            image,
+            map,
+        }
+    }
+
     /// Bytes of it.
     pub(crate) fn length(&self) -> u64 {
         self.image.meta().length.get()

@@ -66,6 +66,7 @@ pub(crate) fn run(check: &mut Check<'_>, volume: &Volume) {
         next_free: HashMap::new(),
         ahead: None,
         named: None,
+        named_by_entries: None,
     };
     let round = &mut round;
     (round.check.progress)(Progress::Pass(Pass::Descriptors));

@@ -110,6 +110,8 @@ pub(crate) struct Round<'c, 'a> {
     pub(crate) ahead: Option<(VolumeOffset, Vec<u8>)>,
     /// Which files name what in their descriptors, once that was asked.
     pub(crate) named: Option<Named>,
+    /// Files that entries of VMFS5 directories name, once that was asked.
+    pub(crate) named_by_entries: Option<HashSet<FdAddr>>,
 }
 
 impl Round<'_, '_> {

@@ -52,6 +52,15 @@ pub(super) fn system_files(layout: &Layout) -> &'static [SystemFile] {
     }
 }
 
+/// Whether `fd` may be the descriptor of a system file.
+pub(super) fn may_be_system(layout: &Layout, fd: FdAddr) -> bool {
+    if layout.family == Family::Vmfs5 && !layout.dense_sub_blocks {
+        // One that was upgraded from VMFS3 has some of them elsewhere.
+        return fd.cluster() == 0 && fd.resource() <= SystemFile::Unmap as u32;
+    }
+    system_files(layout).iter().any(|file| file.fd() == fd)
+}
+
 /// The system file whose descriptor `fd` is.
 pub(super) fn system_file(round: &Round<'_, '_>, fd: FdAddr) -> Option<SystemFile> {
     let seen = round.files.get(&fd)?;

@@ -1,8 +1,8 @@
 //! File descriptors: docs/fsck/descriptors.md.
 
-use vmfs_core::format::{
-    At, Family, FdAddr, FdImage, FileKind, FileMetadata, LockKind, SystemFile, ZeroLevel,
-};
+mod content;
+
+use vmfs_core::format::{At, Family, FdAddr, FdImage, FileKind, FileMetadata, LockKind, ZeroLevel};
 use vmfs_core::lvm::VolumeOffset;
 
 use super::{connectivity, locks, maps, mend, resources};
@@ -94,24 +94,28 @@ fn descriptor(round: &mut Round<'_, '_>, fd: FdAddr, marked: bool) {
         // Without a bit that says it is in use, only a sound one is believed.
         return;
     }
-    match mend::descriptor(&layout, fd, place.0, &mut image) {
-        mend::Mended::Sound => {}
-        mend::Mended::Fixed(fields) => {
-            let finding = Finding::new(
-                Code::DescriptorDamaged,
-                format!("file descriptor {fd}"),
-                fields.join("; "),
-            )
-            .at_volume(place.0)
-            .repair("write what the other fields say");
-            if !round.found(finding) {
-                round.broken.insert(fd);
-                return;
-            }
-            round.put(Stage::Refer, place, image.bytes());
-            bytes = image.bytes().to_vec();
-        }
+    let mut fields = match mend::descriptor(&layout, fd, place.0, &mut image, &|addr| {
+        content::pointer_block(round, addr)
+    }) {
+        mend::Mended::Sound => Vec::new(),
+        mend::Mended::Fixed(fields) => fields,
         mend::Mended::Hopeless(reason) => return hopeless(round, fd, place, &reason),
+    };
+    fields.extend(content::mend(round, fd, place, &mut image));
+    if !fields.is_empty() {
+        let finding = Finding::new(
+            Code::DescriptorDamaged,
+            format!("file descriptor {fd}"),
+            fields.join("; "),
+        )
+        .at_volume(place.0)
+        .repair("write what the other fields and what the file holds say");
+        if !round.found(finding) {
+            round.broken.insert(fd);
+            return;
+        }
+        round.put(Stage::Refer, place, image.bytes());
+        bytes = image.bytes().to_vec();
     }
     locks::examine(round, &mut bytes, LockKind::FileDescriptor, place, &|| {
         format!("file descriptor {fd}")
@@ -142,13 +146,7 @@ fn hopeless(round: &mut Round<'_, '_>, fd: FdAddr, place: VolumeOffset, reason: 
         reason,
     )
     .at_volume(place.0);
-    let system = if round.layout.family == Family::Vmfs5 && !round.layout.dense_sub_blocks {
-        // One that was upgraded from VMFS3 has some of them elsewhere.
-        fd.cluster() == 0 && fd.resource() <= SystemFile::Unmap as u32
-    } else {
-        let mut all = connectivity::system_files(&round.layout).iter();
-        all.any(|file| file.fd() == fd)
-    };
+    let system = connectivity::may_be_system(&round.layout, fd);
     if fd == FdAddr::ROOT {
         // Made anew by a later pass.
         round.broken.insert(fd);

@@ -1,5 +1,6 @@
 //! Directories of both formats: docs/fsck/directories.md.
 
+mod behind;
 mod dots;
 mod entry;
 mod flat;
@@ -54,6 +55,18 @@ fn length(round: &mut Round<'_, '_>, content: &mut Content) {
     };
     let whole = found >= start && (found - start).is_multiple_of(unit);
     let most = mapped(round, content).min(MAX_DIRECTORY);
+    if let Some(told) = behind::length(round, content, most) {
+        let finding = Finding::new(
+            Code::DirectoryStructure,
+            format!("directory {}", content.fd),
+            format!("its length is {found:#x}, and entries of it lie behind that, up to {told:#x}"),
+        )
+        .at_volume(content.place.0)
+        .repair(format!("make it {told:#x}"));
+        if round.found(finding) {
+            return set_length(round, content, told);
+        }
+    }
     if whole && found <= most {
         return;
     }
@@ -73,12 +86,17 @@ fn length(round: &mut Round<'_, '_>, content: &mut Content) {
     .at_volume(content.place.0)
     .repair(format!("make it {expected:#x}"));
     if round.found(finding) {
-        content.image.metadata().length = expected.into();
-        // It was read a moment ago.
-        let _ = content.save(round, crate::plan::Stage::Refer);
-        if let Ok(again) = Content::open(round, content.fd) {
-            *content = again;
-        }
+        set_length(round, content, expected);
+    }
+}
+
+/// Writes another length, with what is there already.
+fn set_length(round: &mut Round<'_, '_>, content: &mut Content, length: u64) {
+    content.image.metadata().length = length.into();
+    // It was read a moment ago.
+    let _ = content.save(round, crate::plan::Stage::Refer);
+    if let Ok(again) = Content::open(round, content.fd) {
+        *content = again;
     }
 }
 

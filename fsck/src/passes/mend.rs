@@ -1,9 +1,16 @@
 //! Fields of a file descriptor that follow from others.
 
+mod kind;
+mod level;
+
+pub(crate) use kind::{by_content, may_be_link};
+pub(crate) use level::ReadPointers;
+
 use vmfs_core::format::{
-    BlockAddr, DiskLock, FDMD_SIGNATURE, Family, FdAddr, FdImage, FileKind, FileMetadata, Layout,
-    LockKind, ResourceKind, ZeroLevel,
+    At, Damage, DiskLock, FDMD_SIGNATURE, Family, FdAddr, FdImage, FileKind, FileMetadata, Layout,
+    LockKind, ZeroLevel,
 };
+use vmfs_core::lvm::VolumeOffset;
 use zerocopy::{FromBytes, IntoBytes};
 
 /// No version has files larger than 64 TiB.
@@ -21,11 +28,17 @@ pub(crate) enum Mended {
 }
 
 /// Makes what follows from other fields what it must be.
-pub(crate) fn descriptor(layout: &Layout, fd: FdAddr, place: u64, image: &mut FdImage) -> Mended {
+pub(crate) fn descriptor(
+    layout: &Layout,
+    fd: FdAddr,
+    place: u64,
+    image: &mut FdImage,
+    read: ReadPointers<'_>,
+) -> Mended {
     if let Err(reason) = recognise(layout, fd, place, image) {
         return Mended::Hopeless(reason);
     }
-    let fixed = fix(layout, fd, image);
+    let fixed = fix(layout, fd, image, read);
     if fixed.is_empty() {
         Mended::Sound
     } else {
@@ -33,12 +46,26 @@ pub(crate) fn descriptor(layout: &Layout, fd: FdAddr, place: u64, image: &mut Fd
     }
 }
 
-/// The same for the descriptor of a resource file, whose place alone says what it is; whether
-/// anything could be done.
-pub(crate) fn system_descriptor(layout: &Layout, fd: FdAddr, image: &mut FdImage) -> bool {
+/// [`descriptor`] for the descriptor of a resource file, whose place alone says what it is.
+///
+/// # Errors
+/// [`Damage`] naming what can't be right and doesn't follow from anything.
+pub(crate) fn system_descriptor(
+    layout: &Layout,
+    fd: FdAddr,
+    place: VolumeOffset,
+    image: &mut FdImage,
+) -> Result<Vec<String>, Damage> {
     // Without an address there is nothing to go by.
     let addresses = (0..layout.fd_address_count as usize).any(|index| image.address(index) != 0);
-    addresses && !fix(layout, fd, image).is_empty()
+    let fixed = if addresses {
+        // Where pointer blocks lie isn't known yet.
+        fix(layout, fd, image, &|_| None)
+    } else {
+        Vec::new()
+    };
+    FileMetadata::parse(image.bytes(), fd, layout, At::Volume(place.0))?;
+    Ok(fixed)
 }
 
 /// Writes a free lock, unless there is a sound one.
@@ -93,7 +120,7 @@ fn valid_block(layout: &Layout, meta: &FileMetadata) -> bool {
     block.is_power_of_two() && (512..=layout.large_block_size()).contains(&block)
 }
 
-fn fix(layout: &Layout, fd: FdAddr, image: &mut FdImage) -> Vec<String> {
+fn fix(layout: &Layout, fd: FdAddr, image: &mut FdImage, read: ReadPointers<'_>) -> Vec<String> {
     let mut fixed = Vec::new();
     let mut note = |field: &str, found: u64, expected: u64| {
         fixed.push(format!("{field} is {found:#x}, expected {expected:#x}"));
@@ -111,26 +138,21 @@ fn fix(layout: &Layout, fd: FdAddr, image: &mut FdImage) -> Vec<String> {
         );
         image.metadata().signature = FDMD_SIGNATURE.into();
     }
-    // These four are resource files on every volume.
-    let resources = fd.cluster() == 0 && (1..=4).contains(&fd.resource());
-    let kind = FileKind::from_raw(meta.kind.get());
-    let kind = kind.filter(|&kind| kind == FileKind::System || !resources);
-    let kind = kind.unwrap_or_else(|| {
-        let kind = likely_kind(fd, &meta);
+    let said = FileKind::from_raw(meta.kind.get());
+    let kind = kind::by_descriptor(layout, fd, image);
+    if said != Some(kind) {
         note("type", meta.kind.get().into(), kind as u64);
         image.metadata().kind = (kind as u32).into();
-        kind
-    });
-    let level = ZeroLevel::from_raw(meta.zero_level.get()).unwrap_or_else(|| {
-        let level = likely_level(layout, kind, image);
+    }
+    let level = level::of(layout, kind, image, read);
+    if meta.zero_level.get() != level.raw() {
         note(
             "zero level address type",
             meta.zero_level.get().into(),
             level.raw().into(),
         );
         image.metadata().zero_level = level.raw().into();
-        level
-    });
+    }
     let shift = u32::from(meta.block_offset_shift);
     let stored = layout.family == Family::Vmfs3
         || valid_block(layout, &meta) && meta.block_size.get().trailing_zeros() == shift;
@@ -150,63 +172,6 @@ fn fix(layout: &Layout, fd: FdAddr, image: &mut FdImage) -> Vec<String> {
         image.metadata().length = length.into();
     }
     fixed
-}
-
-fn likely_kind(fd: FdAddr, meta: &FileMetadata) -> FileKind {
-    if fd == FdAddr::ROOT {
-        FileKind::Directory
-    } else if fd.cluster() == 0 && fd.resource() <= 10 {
-        FileKind::System
-    } else {
-        match meta.mode.get() & 0o170_000 {
-            0o040_000 => FileKind::Directory,
-            0o120_000 => FileKind::Symlink,
-            // Directories are executable and hold whole blocks; files are rarely both.
-            _ if meta.zero_level.get() == ZeroLevel::None.raw() => FileKind::Rdm,
-            _ if meta.links.get() >= 2 && meta.mode.get() & 0o111 != 0 => FileKind::Directory,
-            _ => FileKind::Regular,
-        }
-    }
-}
-
-fn likely_level(layout: &Layout, kind: FileKind, image: &FdImage) -> ZeroLevel {
-    let addresses = 0..layout.fd_address_count as usize;
-    let first = addresses
-        .map(|index| image.address(index))
-        .find(|&raw| raw != 0);
-    let meta = image.meta();
-    let Some(first) = first else {
-        return match kind {
-            FileKind::Rdm => ZeroLevel::None,
-            _ if meta.length.get() <= layout.fd_data_size => ZeroLevel::Resident,
-            _ => ZeroLevel::FileBlock,
-        };
-    };
-    let deep = meta.length.get()
-        > (layout.fd_address_count * layout.pointers_per_block) << layout.file_block_shift;
-    let small_blocks = meta.block_size.get() == layout.sub_block_size()
-        && layout.sub_block_shift != layout.file_block_shift;
-    match BlockAddr::decode(first, layout) {
-        BlockAddr::FileBlock { .. } | BlockAddr::LargeFileBlock { .. } => {
-            // What looks like an address may be data: blocks tell.
-            if meta.blocks.get() == 0 && meta.length.get() <= layout.fd_data_size {
-                ZeroLevel::Resident
-            } else {
-                ZeroLevel::FileBlock
-            }
-        }
-        BlockAddr::Resource {
-            kind: ResourceKind::SubBlock,
-            ..
-        } if layout.family != Family::Vmfs6 || small_blocks => ZeroLevel::SubBlock,
-        BlockAddr::Resource {
-            kind: ResourceKind::PointerBlock2,
-            ..
-        } => ZeroLevel::PointerBlock2,
-        BlockAddr::Resource { .. } if deep => ZeroLevel::DoublePointerBlock,
-        BlockAddr::Resource { .. } => ZeroLevel::PointerBlock,
-        _ => ZeroLevel::Resident,
-    }
 }
 
 fn likely_shift(layout: &Layout, kind: FileKind, level: ZeroLevel) -> u32 {

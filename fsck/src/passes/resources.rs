@@ -1,20 +1,21 @@
 //! Resource files: their descriptors, headers and geometry: docs/fsck/resources.md.
 
+mod clusters;
+mod descriptor;
 mod geometry;
 pub(crate) mod restore;
 
 use std::sync::Arc;
 
 use vmfs_core::format::{
-    At, Damage, Family, FdAddr, FdImage, FileMetadata, FsDescriptor, Layout, LockKind,
-    ResourceHeader, ResourceKind, SystemFile,
+    At, Family, FdAddr, FdImage, FileMetadata, FsDescriptor, Layout, ResourceHeader, ResourceKind,
+    SystemFile,
 };
 use vmfs_core::journal::MetaReader;
 use vmfs_core::lvm::VolumeOffset;
 use vmfs_core::resource::{BlockMap, MetaError, Place, PointerSources, ResourceFile, Resources};
 use zerocopy::{FromBytes, IntoBytes};
 
-use super::mend;
 use crate::check::{Check, Unproven};
 use crate::code::Code;
 use crate::finding::Finding;
@@ -120,7 +121,7 @@ fn mended(
     let mut bytes = vec![0; layout.fd_size as usize];
     reader.volume().read(place, &mut bytes).ok()?;
     let found = FdImage::from_bytes(layout, bytes.clone());
-    mend_descriptor(check, reader, fd, place, &mut bytes);
+    descriptor::mend(check, reader, fd, place, &mut bytes);
     let meta = FileMetadata::parse(&bytes, fd, layout, At::Volume(place.0)).ok()?;
     let doubtful = found.meta().length != meta.length
         || meta.length.get().div_ceil(layout.file_block_size()) != meta.blocks.get();
@@ -131,29 +132,48 @@ fn mended(
         0
     };
     let length = size_of::<ResourceHeader>() as u64;
-    let run = map.run_at(reader, sources, header_offset, header_offset + length);
+    let header_end = header_offset + length;
+    // Too short a length may be what is wrong.
+    let whole = descriptor::whole_map(layout, place, &bytes);
+    let run = whole.run_at(reader, sources, header_offset, header_end);
     let Place::Data(at) = run.ok()?.place else {
         return None;
     };
     let mut raw = [0; size_of::<ResourceHeader>()];
     reader.volume().read(at, &mut raw).ok()?;
     let found = ResourceHeader::parse(&raw, layout, At::Volume(at.0));
-    if doubtful
-        && header_offset == 0
-        && let Some(length) = geometry::own_length(&raw, &found, kind, reader)
-        && mend_length(check, reader, (fd, place), &mut bytes, length)
+    let place_of = |map: &BlockMap, offset: u64| {
+        let end = offset.checked_add(layout.cluster_header_size())?;
+        match map.run_at(reader, sources, offset, end).ok()?.place {
+            Place::Data(at) => Some(at.0),
+            _ => None,
+        }
+    };
+    let volume = reader.volume();
+    if header_offset == 0
+        && let (Ok(header), Some(length)) =
+            (&found, geometry::own_length(&raw, &found, kind, reader))
+        && (doubtful
+            || map.length() < length
+                && clusters::is_last_there(volume, layout, kind, header, &|offset| {
+                    place_of(&whole, offset)
+                }))
+        && descriptor::mend_length(check, reader, (fd, place), &mut bytes, length)
     {
         let meta = FileMetadata::parse(&bytes, fd, layout, At::Volume(place.0)).ok()?;
         map = BlockMap::new(meta, &bytes, place, layout);
     }
-    let wrong = geometry::differences(
-        &raw,
-        &found,
-        kind,
-        layout,
-        map.length(),
-        reader.volume().size(),
-    );
+    let own = (kind, map.length());
+    let size = geometry::Size {
+        length: map.length(),
+        volume: volume.size(),
+        clusters: &|header, said| {
+            clusters::count(volume, layout, own, (header, said), &|offset| {
+                place_of(&map, offset)
+            })
+        },
+    };
+    let wrong = geometry::differences(&raw, &found, kind, layout, &size);
     let rebuilt = wrong.is_some();
     if let Some((details, expected)) = wrong {
         let finding = Finding::new(
@@ -226,72 +246,4 @@ fn is_there(reader: &MetaReader, file: &ResourceFile, raw: &[u8]) -> bool {
     }
     let first = file.cluster(reader, 0);
     first.is_ok_and(|(header, _)| header.total == file.shape(0).total)
-}
-
-/// Mends the descriptor of a system file, which other passes rely on.
-fn mend_descriptor(
-    check: &mut Check<'_>,
-    reader: &Arc<MetaReader>,
-    fd: FdAddr,
-    place: VolumeOffset,
-    bytes: &mut Vec<u8>,
-) {
-    let layout = reader.layout();
-    let at = At::Volume(place.0);
-    let sound = FileMetadata::parse(bytes, fd, layout, at).map(|_| ());
-    let Err(damage) = sound else {
-        return;
-    };
-    let mut image = FdImage::from_bytes(layout, bytes.clone());
-    let fixed = mend::system_descriptor(layout, fd, &mut image);
-    let still: Result<(), Damage> = FileMetadata::parse(image.bytes(), fd, layout, at).map(|_| ());
-    if !fixed || still.is_err() {
-        // Reported by whoever needs it.
-        return;
-    }
-    let finding = Finding::of_damage(Code::DescriptorDamaged, &fd.to_string(), &damage)
-        .repair("write what the other fields say");
-    if check.found(finding) {
-        mend::lock(&mut image, place.0, LockKind::FileDescriptor);
-        check.plan.set_stage(Stage::Refer);
-        if reader.volume().write(place, image.bytes()).is_ok() {
-            reader.drop_cached(place.0..place.0 + layout.fd_size);
-            *bytes = image.bytes().to_vec();
-        }
-    }
-}
-
-/// Mends the length of a resource file, of which its header tells that it is `length`; whether it was another.
-fn mend_length(
-    check: &mut Check<'_>,
-    reader: &MetaReader,
-    (fd, place): (FdAddr, VolumeOffset),
-    bytes: &mut Vec<u8>,
-    length: u64,
-) -> bool {
-    let layout = reader.layout();
-    let mut image = FdImage::from_bytes(layout, bytes.clone());
-    let found = image.meta().length.get();
-    let room = mend::mapped_length(layout, &image);
-    if found == length || length > room {
-        return false;
-    }
-    let finding = Finding::new(
-        Code::LengthWrong,
-        format!("file descriptor {fd}"),
-        format!("its length is {found:#x}, its header counts {length:#x} bytes"),
-    )
-    .at_volume(place.0)
-    .repair(format!("make it {length:#x}"));
-    if !check.found(finding) {
-        return false;
-    }
-    image.metadata().length = length.into();
-    check.plan.set_stage(Stage::Refer);
-    if reader.volume().write(place, image.bytes()).is_err() {
-        return false;
-    }
-    reader.drop_cached(place.0..place.0 + layout.fd_size);
-    *bytes = image.bytes().to_vec();
-    true
 }

@@ -1,5 +1,7 @@
 //! What one entry says, against the descriptor that it names.
 
+mod types;
+
 use std::collections::HashMap;
 
 use vmfs_core::file::entries::{self, DirHint};
@@ -121,6 +123,13 @@ pub(super) fn judge(
         claim(round, directory, fd, seen.is_directory);
     }
     if entry.kind == seen.kind as u32 && entry.generation == seen.generation {
+        return Verdict::Keep;
+    }
+    if entry.generation == seen.generation
+        && let Some(kind) = FileKind::from_raw(entry.kind)
+        && types::is_likelier(round, fd, seen.kind, kind)
+    {
+        types::write(round, fd, &structure, kind);
         return Verdict::Keep;
     }
     let finding = Finding::new(

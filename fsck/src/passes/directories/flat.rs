@@ -19,7 +19,7 @@ const MAX_EMPTY: usize = 100_000;
 const AT_ONCE: u64 = 468;
 
 /// Calls `visit` with each entry and its number until it returns false.
-fn for_each(
+pub(super) fn for_each(
     round: &mut Round<'_, '_>,
     content: &mut Content,
     visit: &mut dyn FnMut(&mut Round<'_, '_>, &mut Content, u64, &DirEntry5) -> bool,

@@ -44,18 +44,27 @@ fn shape(kind: ResourceKind, layout: &Layout) -> Shape {
     }
 }
 
-/// What is wrong with a header of a file of `length` bytes on a volume of `volume` bytes, and what it
-/// should be; `None` if nothing is.
+/// What tells how many resources a file has.
+pub(super) struct Size<'a> {
+    /// Bytes of the file.
+    pub(super) length: u64,
+    /// Bytes of the volume.
+    pub(super) volume: u64,
+    /// Resources by what clusters are in the file, which has this geometry, and which may have this number of
+    /// resources by its header; `None` if they don't tell.
+    pub(super) clusters: &'a dyn Fn(&ResourceHeader, Option<u64>) -> Option<u64>,
+}
+
+/// What is wrong with the header of a file of a `size`, and what it should be; `None` if nothing is.
 pub(super) fn differences(
     raw: &[u8],
     parsed: &Result<ResourceHeader, Damage>,
     kind: ResourceKind,
     layout: &Layout,
-    length: u64,
-    volume: u64,
+    size: &Size<'_>,
 ) -> Option<(Vec<String>, ResourceHeader)> {
     let found = ResourceHeader::read_from_prefix(raw).ok()?.0;
-    let expected = expected(&found, kind, layout, length, volume);
+    let expected = expected(&found, kind, layout, size);
     let mut details = Vec::new();
     let mut compare = |field: &str, found: u32, expected: u32| {
         if found != expected {
@@ -108,8 +117,12 @@ pub(super) fn own_length(
     }
     let header = parsed.as_ref().ok()?;
     let length = header.file_length(layout.family, layout.cluster_header_size());
-    let volume = reader.volume().size();
-    let wrong = differences(raw, parsed, kind, layout, length, volume);
+    let size = Size {
+        length,
+        volume: reader.volume().size(),
+        clusters: &|_, _| None,
+    };
+    let wrong = differences(raw, parsed, kind, layout, &size);
     wrong.is_none().then_some(length)
 }
 
@@ -117,17 +130,17 @@ fn expected(
     found: &ResourceHeader,
     kind: ResourceKind,
     layout: &Layout,
-    length: u64,
-    volume: u64,
+    size: &Size<'_>,
 ) -> ResourceHeader {
-    let Shape(per_cluster, per_group, size, extra) = shape(kind, layout);
+    let Shape(per_cluster, per_group, resource_size, extra) = shape(kind, layout);
     let header_size = layout.cluster_header_size();
-    let group = u64::from(per_group) * (header_size + u64::from(per_cluster) * u64::from(size));
+    let cluster = header_size + u64::from(per_cluster) * u64::from(resource_size);
+    let group = u64::from(per_group) * cluster;
     let mut header = found.clone();
     header.resources_per_cluster = per_cluster.into();
     header.clusters_per_group = per_group.into();
     header.cluster_group_offset = (CLUSTER_GROUP_OFFSET as u32).into();
-    header.resource_size = size.into();
+    header.resource_size = resource_size.into();
     header.cluster_group_size = (group as u32).into();
     if layout.family == Family::Vmfs6 {
         let [flags, _, _, bits] = extra;
@@ -156,9 +169,9 @@ fn expected(
         header.parent_cluster_group_size = zeroed.parent_cluster_group_size;
     }
     // It is another file's then, with its numbers.
-    let foreign =
-        found.resources_per_cluster.get() != per_cluster && found.resource_size.get() != size;
-    let resources = resources(&header, kind, layout, (length, volume), foreign);
+    let foreign = found.resources_per_cluster.get() != per_cluster
+        && found.resource_size.get() != resource_size;
+    let resources = resources(&header, kind, layout, size, foreign);
     header.with_resources(resources)
 }
 
@@ -168,9 +181,10 @@ fn resources(
     header: &ResourceHeader,
     kind: ResourceKind,
     layout: &Layout,
-    (length, volume): (u64, u64),
+    size: &Size<'_>,
     foreign: bool,
 ) -> u64 {
+    let (length, volume) = (size.length, size.volume);
     // More than any file has: the upper half of the number is damaged.
     let said = match header.resources() {
         said if said > MOST_RESOURCES => said & u64::from(u32::MAX),
@@ -196,7 +210,8 @@ fn resources(
             let near = said <= all && said + per_group > all;
             // A volume that was made longer has file blocks for a part of it.
             if said > 0 && said <= all && within && (near || said.is_multiple_of(large)) {
-                return said;
+                let by_clusters = (size.clusters)(header, Some(said));
+                return by_clusters.map_or(said, |more| more.clamp(said, all));
             }
             all
         }
@@ -208,10 +223,20 @@ fn resources(
         }
         ResourceKind::PointerBlock if per_cluster == 0 => 0,
         // VMFS3's `.fdc.sf` is as long as its blocks.
-        _ if fits(said) || layout.family == Family::Vmfs3 => said,
-        _ => by_length(header, layout, length)
-            .filter(|&resources| fits(resources))
-            .unwrap_or(said),
+        _ if layout.family == Family::Vmfs3 => said,
+        _ => {
+            let by_length = by_length(header, layout, length).filter(|&resources| fits(resources));
+            let said = Some(said).filter(|&said| fits(said) && !foreign);
+            // On VMFS6 the length says no more than how many groups there are.
+            let whole_groups = layout.family == Family::Vmfs6;
+            let clusters = whole_groups.then(|| (size.clusters)(header, said));
+            let more = clusters
+                .flatten()
+                .filter(|&more| said.is_none_or(|said| more > said));
+            more.or(said)
+                .or(by_length)
+                .unwrap_or_else(|| header.resources())
+        }
     }
 }
 

@@ -41,7 +41,7 @@ const FILES: [(SystemFile, &[ResourceKind]); 6] = [
 ];
 
 /// Findings that say nothing against a map.
-const BESIDE: [Code; 15] = [
+const BESIDE: [Code; 16] = [
     Code::DeviceHeaderDamaged,
     Code::VolumeTableWrong,
     Code::ExtentWrong,
@@ -49,6 +49,7 @@ const BESIDE: [Code; 15] = [
     Code::FsDescriptorDamaged,
     Code::HeartbeatDamaged,
     Code::LockDamaged,
+    Code::ResourceHeaderDamaged,
     Code::FreeCountWrong,
     Code::BitmapTailWrong,
     Code::LengthWrong,

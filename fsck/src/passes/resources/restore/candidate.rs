@@ -38,7 +38,7 @@ pub(super) fn of(
         let (_, at) = evidence.clusters(kind).find(|&(number, _)| number == 0)?;
         Some(at.checked_sub(FIRST_CLUSTER)? >> shift)
     })?;
-    let header = header(volume, layout, kind, first << shift)?;
+    let header = header(volume, layout, kind, (first << shift, map.length()))?;
     let length = header.file_length(layout.family, layout.cluster_header_size());
     let needed = length.div_ceil(layout.file_block_size());
     if map.image.is_some() && map.needed < needed {

@@ -1,13 +1,11 @@
 use std::collections::BTreeMap;
 
 use vmfs_core::format::{
-    At, BlockAddr, ClusterHeader, DiskLock, FdAddr, FdImage, FileMetadata, Layout, LockKind,
-    ResourceHeader, ResourceKind, ZeroLevel,
+    At, BlockAddr, FdAddr, FdImage, Layout, ResourceHeader, ResourceKind, ZeroLevel,
 };
 use vmfs_core::lvm::{Volume, VolumeOffset};
-use zerocopy::FromBytes;
 
-use super::super::geometry;
+use super::super::{clusters::is_cluster, geometry};
 use crate::passes::mend;
 
 /// Where the first cluster of every resource file starts in it.
@@ -59,19 +57,13 @@ impl Map {
             return map;
         }
         let mut image = FdImage::from_bytes(layout, bytes);
-        let sound = |image: &FdImage| {
-            let at = At::Volume(place.0);
-            FileMetadata::parse(image.bytes(), fd, layout, at).map(|_| ())
-        };
-        if sound(&image).is_err() {
-            mend::system_descriptor(layout, fd, &mut image);
-        }
+        let sound = mend::system_descriptor(layout, fd, place, &mut image);
         let addresses: Vec<u64> = (0..layout.fd_address_count as usize)
             .map(|index| image.address(index))
             .collect();
-        let damage = match sound(&image) {
-            Ok(()) if image.meta().length.get() > 0 => None,
-            Ok(()) => Some("its length is 0".to_owned()),
+        let damage = match sound {
+            Ok(_) if image.meta().length.get() > 0 => None,
+            Ok(_) => Some("its length is 0".to_owned()),
             Err(damage) => Some(damage.to_string()),
         };
         let level = if let Some(damage) = damage {
@@ -104,8 +96,13 @@ impl Map {
         layout: &Layout,
         kind: ResourceKind,
     ) -> Option<ResourceHeader> {
-        let first = *self.known.get(&0)?;
-        header(volume, layout, kind, first << layout.file_block_shift)
+        let start = *self.known.get(&0)? << layout.file_block_shift;
+        header(volume, layout, kind, (start, self.length()))
+    }
+
+    /// Bytes that the file has by its descriptor.
+    pub(super) fn length(&self) -> Option<u64> {
+        Some(self.image.as_ref()?.meta().length.get())
     }
 
     /// Whether nothing speaks against it.
@@ -224,11 +221,7 @@ impl Map {
             return;
         }
         let Some(header) = self.header(volume, layout, kind) else {
-            let first = self.known.get(&0).copied();
-            let start = first.map(|first| (first << layout.file_block_shift) + FIRST_CLUSTER);
-            // With a cluster behind it, it is written anew by whoever needs it.
-            if !start.is_some_and(|start| is_cluster(volume, layout, kind, (0, None), start)) {
-                self.known.remove(&0);
+            if self.known.remove(&0).is_some() {
                 self.wrong
                     .push("its header isn't where its map says".to_owned());
             }
@@ -278,42 +271,34 @@ impl Map {
 /// Why a block isn't one of a file, in words.
 pub(super) const BARE: &str = "has none of its clusters or descriptors";
 
-/// The header of the resource file of `kind` that begins at `start`, if it is as every volume's.
+/// The header of the resource file of `kind` that begins at `start`: if it is as every volume's, or as it must be where
+/// the first cluster is behind it and the `length` of the file is known.
 pub(super) fn header(
     volume: &Volume,
     layout: &Layout,
     kind: ResourceKind,
-    start: u64,
+    (start, length): (u64, Option<u64>),
 ) -> Option<ResourceHeader> {
     let mut raw = [0; size_of::<ResourceHeader>()];
     volume.read(VolumeOffset(start), &mut raw).ok()?;
     let parsed = ResourceHeader::parse(&raw, layout, At::Volume(start));
-    let header = parsed.as_ref().ok()?.clone();
-    let length = header.file_length(layout.family, layout.cluster_header_size());
-    let wrong = geometry::differences(&raw, &parsed, kind, layout, length, volume.size());
-    wrong.is_none().then_some(header)
-}
-
-/// Whether the header of cluster `number` lies at `at`.
-fn is_cluster(
-    volume: &Volume,
-    layout: &Layout,
-    kind: ResourceKind,
-    (number, header): (u64, Option<&ResourceHeader>),
-    at: u64,
-) -> bool {
-    let mut bytes = vec![0; layout.cluster_header_size() as usize];
-    if volume.read(VolumeOffset(at), &mut bytes).is_err() {
-        return false;
-    }
-    let Ok((lock, _)) = DiskLock::ref_from_prefix(&bytes) else {
-        return false;
+    let differences = |length| {
+        let size = geometry::Size {
+            length,
+            volume: volume.size(),
+            clusters: &|_, _| None,
+        };
+        geometry::differences(&raw, &parsed, kind, layout, &size)
     };
-    lock.kind.get() == LockKind::of_cluster(kind) as u32
-        && lock.address.get() == at
-        && header.is_none_or(|header| {
-            ClusterHeader::parse(&bytes, number, header, layout, At::Volume(at)).is_ok()
-        })
+    if let Ok(header) = &parsed {
+        let length = header.file_length(layout.family, layout.cluster_header_size());
+        if differences(length).is_none() {
+            return Some(header.clone());
+        }
+    }
+    let is_there = is_cluster(volume, layout, kind, (0, None), start + FIRST_CLUSTER);
+    let (_, expected) = differences(length.filter(|_| is_there)?)?;
+    Some(expected)
 }
 
 /// The clusters of a file and the offsets of their headers, by the block that these lie in.

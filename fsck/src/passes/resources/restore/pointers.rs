@@ -30,7 +30,7 @@ impl Pointers {
         };
         let map = Map::read(volume, layout, file.fd(), kind);
         let start = map.known.get(&0)? << layout.file_block_shift;
-        let header = header(volume, layout, kind, start)?;
+        let header = header(volume, layout, kind, (start, map.length()))?;
         Some(Self { kind, map, header })
     }
 
