@@ -47,7 +47,6 @@ fn likely(meta: &FileMetadata) -> FileKind {
     match meta.mode.get() & 0o170_000 {
         0o040_000 => FileKind::Directory,
         0o120_000 => FileKind::Symlink,
-        _ if may_be_link(meta) => FileKind::Symlink,
         // Directories are executable and hold whole blocks; files are rarely both.
         _ if meta.links.get() >= 2 && is_executable(meta) => FileKind::Directory,
         _ => FileKind::Regular,
@@ -79,9 +78,8 @@ pub(crate) fn by_content(
             // One whose beginning is lost is one still.
             if may_be && is_whole || begins_as_directory() {
                 kind
-            } else if may_be_link(meta) {
-                FileKind::Symlink
             } else {
+                // Or a symbolic link, which its name tells.
                 FileKind::Regular
             }
         }
