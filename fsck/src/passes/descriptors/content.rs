@@ -18,7 +18,7 @@ pub(super) fn mend(
     image: &mut FdImage,
 ) -> Option<String> {
     let layout = &*round.layout;
-    let meta = image.meta().clone();
+    let meta = image.meta();
     if fd == FdAddr::ROOT || connectivity::may_be_system(layout, fd) {
         return None;
     }
@@ -29,7 +29,7 @@ pub(super) fn mend(
         whole.metadata().length = length.into();
         begins_as_directory(round, &Content::of(round, fd, place, whole))
     };
-    let kind = mend::by_content(layout, meta.kind(), &meta, &begins);
+    let kind = mend::by_content(layout, meta.kind(), meta, &begins);
     if kind == meta.kind() {
         return None;
     }

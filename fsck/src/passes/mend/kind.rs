@@ -39,8 +39,8 @@ fn is_rdm(layout: &Layout, said: Option<FileKind>, image: &FdImage) -> bool {
     let maps_nothing = meta.zero_level.get() == ZeroLevel::None.raw();
     let is_elsewhere = meta.blocks.get() == 0 && meta.length.get() > layout.fd_data_size;
     let marks = [says, maps_nothing, is_elsewhere];
-    let names_disk = level::holds_data(layout, image);
-    marks.iter().filter(|&&mark| mark).count() >= 2 && (names_disk || says && maps_nothing)
+    marks.iter().filter(|&&mark| mark).count() >= 2
+        && (says && maps_nothing || level::holds_data(layout, image))
 }
 
 fn likely(meta: &FileMetadata) -> FileKind {

@@ -37,23 +37,13 @@ pub(super) fn of(
     if kind == FileKind::Rdm {
         return ZeroLevel::None;
     }
-    let mut votes = Votes::new(layout, image);
     let said = ZeroLevel::from_raw(image.meta().zero_level.get());
-    let by_pointers = |level: &ZeroLevel| {
-        matches!(
-            level,
-            ZeroLevel::PointerBlock | ZeroLevel::DoublePointerBlock
-        )
-    };
     if let Some(said) = said
-        && !by_pointers(&said)
-        && votes.all_for(said)
+        && is_plain(layout, image, said)
     {
         return said;
     }
-    if votes.mapped.iter().any(by_pointers) {
-        votes.ask_pointers(read);
-    }
+    let votes = Votes::new(layout, image, read);
     // The field is a witness as well.
     let mut best = said.map(|said| (said, votes.of(said) + 1));
     for level in ALL {
@@ -63,6 +53,23 @@ pub(super) fn of(
         }
     }
     best.map_or(ZeroLevel::None, |(level, _)| level)
+}
+
+/// Whether all that is seen at once speaks for `said`: no look at all addresses, or at pointer blocks, is needed.
+fn is_plain(layout: &Layout, image: &FdImage, said: ZeroLevel) -> bool {
+    let meta = image.meta();
+    let first = image.address(0);
+    match said {
+        // Data may look like addresses; no other file that has any has no blocks.
+        ZeroLevel::Resident => size_fits(layout, meta, said, false),
+        ZeroLevel::FileBlock | ZeroLevel::SubBlock | ZeroLevel::PointerBlock2 => {
+            first != 0
+                && stands(layout, said, first)
+                && shift_fits(layout, meta, said)
+                && size_fits(layout, meta, said, false)
+        }
+        _ => false,
+    }
 }
 
 /// What speaks for each kind of map.
@@ -79,7 +86,7 @@ struct Votes<'a> {
 }
 
 impl<'a> Votes<'a> {
-    fn new(layout: &'a Layout, image: &'a FdImage) -> Self {
+    fn new(layout: &'a Layout, image: &'a FdImage, read: ReadPointers<'_>) -> Self {
         let addresses = 0..layout.fd_address_count as usize;
         let raws: Vec<u64> = addresses
             .map(|index| image.address(index))
@@ -89,25 +96,17 @@ impl<'a> Votes<'a> {
             let fitting = raws.iter().filter(|&&raw| stands(layout, *level, raw));
             fitting.count() * 2 > raws.len()
         };
+        let mapped: Vec<ZeroLevel> = ALL.into_iter().filter(fits).collect();
+        let has_pointers = mapped.contains(&ZeroLevel::PointerBlock);
+        let by_pointers = has_pointers.then(|| by_pointers(layout, &raws, read));
         Self {
             layout,
             meta: image.meta(),
-            mapped: ALL.into_iter().filter(fits).collect(),
+            mapped,
             holds_data: holds_data(layout, image),
-            by_pointers: None,
+            by_pointers: by_pointers.flatten(),
             raws,
         }
-    }
-
-    fn ask_pointers(&mut self, read: ReadPointers<'_>) {
-        self.by_pointers = by_pointers(self.layout, &self.raws, read);
-    }
-
-    /// Whether nothing that is in the descriptor speaks against `level`.
-    fn all_for(&self, level: ZeroLevel) -> bool {
-        // Data may look like addresses; no other file that has any has no blocks.
-        let is_resident = level == ZeroLevel::Resident;
-        self.size_fits(level) && (is_resident || self.array_fits(level) && self.shift_fits(level))
     }
 
     fn of(&self, level: ZeroLevel) -> u32 {
@@ -115,8 +114,13 @@ impl<'a> Votes<'a> {
         let by_addresses = if self.raws.len() > 1 { 2 } else { 1 };
         let by_pointers = self.by_pointers == Some(level);
         u32::from(self.array_fits(level)) * by_addresses
-            + u32::from(self.shift_fits(level))
-            + u32::from(self.size_fits(level))
+            + u32::from(shift_fits(self.layout, self.meta, level))
+            + u32::from(size_fits(
+                self.layout,
+                self.meta,
+                level,
+                self.raws.is_empty(),
+            ))
             + u32::from(by_pointers) * BY_POINTERS
     }
 
@@ -129,31 +133,31 @@ impl<'a> Votes<'a> {
             level => self.mapped.contains(&level),
         }
     }
+}
 
-    /// Whether a block of the file is as large as one of such a map.
-    fn shift_fits(&self, level: ZeroLevel) -> bool {
-        self.meta.block_shift() == likely_shift(self.layout, FileKind::Regular, level)
-    }
+/// Whether a block of the file is as large as one of such a map.
+fn shift_fits(layout: &Layout, meta: &FileMetadata, level: ZeroLevel) -> bool {
+    meta.block_shift() == likely_shift(layout, FileKind::Regular, level)
+}
 
-    /// Whether a file with such a map has as many bytes, blocks and pointer blocks.
-    fn size_fits(&self, level: ZeroLevel) -> bool {
-        let (layout, meta) = (self.layout, self.meta);
-        let (length, blocks) = (meta.length.get(), meta.blocks.get());
-        let shift = likely_shift(layout, FileKind::Regular, level);
-        let has_pointers = layout.family == Family::Vmfs6 && meta.pointer_blocks.get() > 0;
-        let direct = layout.fd_address_count << shift;
-        let has_blocks = blocks > 0 || self.raws.is_empty();
-        match level {
-            ZeroLevel::None => length == 0 && blocks == 0,
-            ZeroLevel::Resident => length <= layout.fd_data_size && blocks == 0,
-            ZeroLevel::FileBlock | ZeroLevel::SubBlock => {
-                has_blocks && length <= direct && !has_pointers
-            }
-            ZeroLevel::PointerBlock | ZeroLevel::PointerBlock2 => {
-                has_blocks && (length > direct || has_pointers)
-            }
-            ZeroLevel::DoublePointerBlock => length > direct * layout.pointers_per_block,
+/// Whether a file with such a map, which is `empty` if it has no addresses, has as many bytes, blocks and pointer
+/// blocks.
+fn size_fits(layout: &Layout, meta: &FileMetadata, level: ZeroLevel, empty: bool) -> bool {
+    let (length, blocks) = (meta.length.get(), meta.blocks.get());
+    let shift = likely_shift(layout, FileKind::Regular, level);
+    let has_pointers = layout.family == Family::Vmfs6 && meta.pointer_blocks.get() > 0;
+    let direct = layout.fd_address_count << shift;
+    let has_blocks = blocks > 0 || empty;
+    match level {
+        ZeroLevel::None => length == 0 && blocks == 0,
+        ZeroLevel::Resident => length <= layout.fd_data_size && blocks == 0,
+        ZeroLevel::FileBlock | ZeroLevel::SubBlock => {
+            has_blocks && length <= direct && !has_pointers
         }
+        ZeroLevel::PointerBlock | ZeroLevel::PointerBlock2 => {
+            has_blocks && (length > direct || has_pointers)
+        }
+        ZeroLevel::DoublePointerBlock => length > direct * layout.pointers_per_block,
     }
 }
 
