@@ -1,6 +1,7 @@
 //! What speaks for and against blocks of a map that is tried out.
 
 use std::collections::BTreeSet;
+use std::ops::Range;
 
 use vmfs_core::format::{BlockAddr, Layout, ResourceKind};
 
@@ -14,8 +15,8 @@ pub(crate) struct Account {
     unreferenced: BTreeSet<u64>,
     /// Referred to and marked free, or referred to twice.
     contested: BTreeSet<u64>,
-    /// Not all that is marked is known.
-    incomplete: bool,
+    /// Whether these are marked isn't known.
+    lost: Vec<Range<u64>>,
     /// More differ than are kept.
     overflows: bool,
 }
@@ -31,18 +32,24 @@ impl Account {
         self.overflows |= !note(&mut self.contested, kind, number, layout);
     }
 
-    /// Notes that a bitmap is lost.
-    pub(crate) fn lost(&mut self, kind: ResourceKind) {
-        let blocks = matches!(kind, ResourceKind::FileBlock | ResourceKind::LargeFileBlock);
-        self.incomplete |= blocks;
+    /// Notes that the marks of these resources are lost.
+    pub(crate) fn lost(&mut self, kind: ResourceKind, numbers: Range<u64>, layout: &Layout) {
+        let size = match kind {
+            ResourceKind::FileBlock => 1,
+            ResourceKind::LargeFileBlock => layout.file_blocks_per_cluster,
+            _ => return,
+        };
+        let blocks = numbers.start.saturating_mul(size)..numbers.end.saturating_mul(size);
+        if self.lost.len() < MOST {
+            self.lost.push(blocks);
+        } else {
+            self.overflows = true;
+        }
     }
 
     /// Whether every block that is marked used is referred to once, and no other.
     pub(crate) fn is_exact(&self) -> bool {
-        !self.incomplete
-            && !self.overflows
-            && self.unreferenced.is_empty()
-            && self.contested.is_empty()
+        !self.is_partial() && self.unreferenced.is_empty() && self.contested.is_empty()
     }
 
     /// Whether somebody else has this block, or it is marked free.
@@ -62,13 +69,24 @@ impl Account {
 
     /// Whether not all that differs is known.
     pub(crate) fn is_partial(&self) -> bool {
-        self.incomplete || self.overflows
+        !self.lost.is_empty() || self.overflows
+    }
+
+    /// Whether the marks are for a map with the block `is` instead of `was`: the one is marked used and nobody else's,
+    /// and the other isn't left over.
+    pub(crate) fn is_for(&self, is: u64, was: u64) -> bool {
+        let is_known = |block| !self.lost.iter().any(|lost| lost.contains(&block));
+        !self.overflows
+            && is_known(is)
+            && is_known(was)
+            && !self.contested.contains(&is)
+            && !self.unreferenced.contains(&was)
     }
 
     /// The blocks that are nobody's but that of a file which has the `filled` ones for want of better:
     /// marked used, and nothing else refers to them; `None` if not all marks are known.
     pub(crate) fn nobodys(&self, filled: &[u64]) -> Option<BTreeSet<u64>> {
-        if self.incomplete || self.overflows {
+        if self.is_partial() {
             return None;
         }
         let filled = filled.iter().copied();

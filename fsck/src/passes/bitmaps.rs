@@ -60,7 +60,7 @@ fn compare_cluster(
         Err(error) => {
             let finding = Finding::new(Code::ClusterUnreadable, name(), error.to_string());
             round.found(finding);
-            lost_marks(round, kind);
+            lost_marks(round, file, cluster);
             round
                 .check
                 .refuse(&format!("{} can't be found ({error})", name()));
@@ -71,7 +71,7 @@ fn compare_cluster(
     if let Err(error) = round.volume.read(place, &mut bytes) {
         let finding = Finding::new(Code::ClusterUnreadable, name(), error.to_string());
         round.found(finding.at_volume(place.0));
-        lost_marks(round, kind);
+        lost_marks(round, file, cluster);
         return;
     }
     locks::examine(round, &mut bytes, LockKind::of_cluster(kind), place, &name);
@@ -99,7 +99,7 @@ fn compare_cluster(
                     name()
                 ));
             }
-            lost_marks(round, kind);
+            lost_marks(round, file, cluster);
             if round.found(finding) {
                 anew(round, file, cluster, place);
             }
@@ -110,10 +110,13 @@ fn compare_cluster(
     differences(round, file, (cluster, place), &header, &image, count);
 }
 
-/// Notes, where a map is tried, that a bitmap of `kind` doesn't tell what is in use.
-fn lost_marks(round: &mut Round<'_, '_>, kind: ResourceKind) {
+/// Notes, where a map is tried, that the bitmap of a cluster doesn't tell what is in use.
+fn lost_marks(round: &mut Round<'_, '_>, file: &ResourceFile, cluster: u64) {
+    let per_cluster = u64::from(file.header().resources_per_cluster.get());
+    let first = cluster.saturating_mul(per_cluster);
     if let Some(account) = &mut round.check.account {
-        account.lost(kind);
+        let numbers = first..first.saturating_add(per_cluster);
+        account.lost(file.kind(), numbers, &round.layout);
     }
 }
 
@@ -218,7 +221,7 @@ fn differences(
             };
             let mut image = marked.clone().unwrap_or_else(|| before.clone());
             if large::compare(round, &state, (cluster, place), &mut image) {
-                lost_marks(round, kind);
+                lost_marks(round, file, cluster);
                 marked = Some(image);
                 count.differing += 1;
                 continue;

@@ -121,10 +121,13 @@ struct Trial {
 
 impl Trial {
     /// Whether the maps are right although other things are damaged: nobody else has any of their blocks, none is
-    /// marked free, and those that only one side of a gap speaks for are all that is left of what is marked used.
+    /// marked free, the marks are against the addresses that aren't believed, and blocks that only one side of a gap
+    /// speaks for are all that is left of what is marked used.
     fn bears_out(&self, made: &[Candidate]) -> bool {
         let blocks = made.iter().flat_map(|made| &made.blocks);
-        let guessed = made.iter().any(|made| !made.guessed.is_empty());
+        let mut doubted = made.iter().flat_map(|made| &made.doubted);
+        let guessed = made.iter().any(|made| !made.guessed.is_empty())
+            || !doubted.all(|&(was, is)| self.account.is_for(is, was));
         !self.refused
             && blocks
                 .copied()

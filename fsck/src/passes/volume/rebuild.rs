@@ -10,6 +10,13 @@ use super::read;
 /// Where `.fdc.sf` can begin: behind the heartbeats, by the size of file blocks.
 const STARTS_5: [u64; 2] = [0x40_0000, 0x80_0000];
 const START_6: u64 = 0x70_0000;
+/// Those that every volume has.
+const RESOURCE_FILES: [SystemFile; 4] = [
+    SystemFile::FileBlocks,
+    SystemFile::FileDescriptors,
+    SystemFile::PointerBlocks,
+    SystemFile::SubBlocks,
+];
 /// The metadata block of VMFS6.
 const MD_6: u64 = 4096;
 
@@ -143,13 +150,15 @@ fn at(volume: &Volume, (start, family): (u64, Family), usual: bool) -> Option<Fo
         let own = found.address.get() == fd.raw();
         (own && (!vmfs6 || found.signature.get() == FDMD_SIGNATURE)).then_some(found)
     };
-    // Two system files that agree.
-    let blocks = metadata(SystemFile::FileBlocks.fd())?;
-    let descriptors = metadata(SystemFile::FileDescriptors.fd())?;
-    let file_block_size = blocks.block_size.get();
-    if descriptors.block_size.get() != file_block_size || !file_block_size.is_power_of_two() {
-        return None;
-    }
+    let sizes: Vec<u64> = RESOURCE_FILES
+        .into_iter()
+        .filter_map(|file| Some(metadata(file.fd())?.block_size.get()))
+        .collect();
+    // Two that agree.
+    let file_block_size = *sizes.iter().enumerate().find_map(|(index, size)| {
+        let again = sizes[index + 1..].contains(size);
+        (again && size.is_power_of_two()).then_some(size)
+    })?;
     let family = if vmfs6 {
         family
     } else if header.resources_per_cluster.get() == 200 {

@@ -22,6 +22,8 @@ pub(super) struct Candidate {
     pub(super) blocks: Vec<u64>,
     /// Those of them on which the parts around a gap don't agree.
     pub(super) guessed: Vec<u64>,
+    /// Blocks that stand in the map and aren't believed, and those in their places on which the parts agree.
+    pub(super) doubted: Vec<(u64, u64)>,
 }
 
 /// What makes the map of a resource file whole; `None` if that isn't clear.
@@ -68,14 +70,18 @@ pub(super) fn of(
             }
         }
     }
-    let mut guessed = fill(&mut blocks, needed, (file, side))?;
-    let doubtful = doubtful.iter().filter_map(|block| blocks.get(block));
-    guessed.extend(doubtful);
+    let guessed = fill(&mut blocks, needed, (file, side))?;
+    let doubted = doubtful.iter().filter_map(|block| {
+        let pair = (*map.known.get(block)?, *blocks.get(block)?);
+        (!guessed.contains(&pair.1)).then_some(pair)
+    });
+    let doubted = doubted.collect();
     let patches = write(volume, layout, file, map, (&blocks, needed, length))?;
     Some(Candidate {
         patches,
         blocks: blocks.into_values().take(needed as usize).collect(),
         guessed,
+        doubted,
     })
 }
 
