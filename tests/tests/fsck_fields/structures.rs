@@ -2,7 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use vmfs_core::format::{DEVICE_HEADER_OFFSET, FdAddr, FileKind};
+use vmfs_core::format::{
+    DEVICE_HEADER_OFFSET, DIR_BLOCKS_START, DirBlockHeader, DirHeader, Family, FdAddr, FileKind,
+};
+use vmfs_core::fs::Place;
 use vmfs_core::lvm::VolumeOffset;
 
 use super::volume::Volume;
@@ -39,8 +42,14 @@ pub(crate) fn of(volume: &Volume) -> Vec<Structure> {
             lengths: &[],
         });
     };
+    let device = fs.volume().devices().first().expect("device");
+    let table = device.metadata().volume_table();
+    let extents = device.metadata().pe_bitmap() + device.metadata().pe_bitmap_size();
     add("device header", DEVICE_HEADER_OFFSET, 0xd8);
+    add("volume table", DEVICE_HEADER_OFFSET + table, 0x120);
+    add("extent 0", DEVICE_HEADER_OFFSET + extents, 0x28);
     add("file system descriptor", at(0x20_0000), 0xf0);
+    add("heartbeat slot 0", at(layout.heartbeats), 0x80);
     let store = fs.store();
     for file in store.resources().iter() {
         let kind = file.kind();
@@ -65,6 +74,30 @@ pub(crate) fn of(volume: &Volume) -> Vec<Structure> {
                 place + layout.fd_meta,
                 META,
             );
+        }
+    }
+    for path in ["/", "/files", "/late", "/chain"] {
+        let inode = fs.resolve(path.as_bytes(), false).expect("directory");
+        let mut part = |name: &str, offset: u64, length: u64| {
+            let run = fs.run_at(&inode, offset, inode.length()).expect("run");
+            let Place::Data(place) = run.place else {
+                panic!("a directory has holes");
+            };
+            add(&format!("{name} of {path}"), at(place.0), length);
+        };
+        if layout.family == Family::Vmfs6 {
+            // Behind the numbers are places of map blocks, then `.` and `..`.
+            part("header", 0, 0x20);
+            part(". and ..", 0x3b8, 0x20);
+            part("begin of the hash table", DirHeader::SIZE, 0x40);
+            for block in 0..3 {
+                let offset = DIR_BLOCKS_START + block * layout.md_block;
+                if offset < inode.length() {
+                    part(&format!("block {block}"), offset, DirBlockHeader::SIZE);
+                }
+            }
+        } else {
+            part(". and ..", 0, 0x10);
         }
     }
     let mut of_kind = BTreeMap::new();

@@ -135,16 +135,16 @@ fn whatever_is_answered_loses_nothing() {
 /// Seeds of volumes that were refused or left once: addresses behind the ends of resource files, the header of
 /// `.pbc.sf`, and descriptors behind the system files'; then all others of 100,000 to 109,999. The last but one was
 /// given a longer `.sbc.sf` than it had; the last lost what a resource file named as a pointer block behind its end. Then
-/// a header with a wrong field whose address is lost, one that is another file's, a descriptor's kind of map, and a
-/// region of extents that isn't there.
-const KEPT: [u64; 54] = [
+/// a header with a wrong field whose address is lost, one that is another file's, a descriptor's kind of map, a region
+/// of extents that isn't there, addresses where a bitmap is lost too, and a descriptor that told the size of blocks.
+const KEPT: [u64; 56] = [
     100_045, 100_047, 100_062, 100_128, 100_236, 100_322, 100_421, 100_447, 100_449, 100_452,
     100_499, 100_529, 100_577, 100_635, 100_675, 100_718, 100_782, 100_876, 100_918, 101_066,
     101_138, 102_435, 102_503, 103_522, //
     100_803, 101_713, 101_817, 102_230, 103_239, 104_466, 104_571, 104_875, 104_970, 105_337,
     105_734, 105_775, 105_869, 106_153, 107_197, 107_466, 107_955, 108_040, 108_339, 108_704,
     109_077, 109_451, 400_461, 401_579, 103_545, 202_622, //
-    201_064, 202_862, 204_243, 205_151,
+    201_064, 202_862, 204_243, 205_151, 806_821, 808_779,
 ];
 
 /// What is put together of resource files is as it was. `VMFS_RANDOM_KEPT` has other seeds, with commas.

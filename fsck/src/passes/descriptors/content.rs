@@ -53,7 +53,8 @@ fn begins_as_directory(round: &Round<'_, '_>, content: &Content) -> bool {
         let read = content.read(round, 0, &mut bytes);
         return read.is_ok()
             && DirHeader::read_from_bytes(&bytes).is_ok_and(|header| {
-                matches!(header.version.get(), DIR_VERSION | DIR_VERSION_DEBUG)
+                let own = header.this.fd.get() == content.fd.raw();
+                own || matches!(header.version.get(), DIR_VERSION | DIR_VERSION_DEBUG)
             });
     }
     let mut bytes = [0; 2 * DirEntry5::SIZE as usize];

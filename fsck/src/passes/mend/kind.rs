@@ -17,8 +17,8 @@ const MAX_TARGET: u64 = 4095;
 /// The type, by the descriptor alone.
 pub(super) fn by_descriptor(layout: &Layout, fd: FdAddr, image: &FdImage) -> FileKind {
     let said = FileKind::from_raw(image.meta().kind.get());
-    // These four are resource files on every volume.
-    if fd.cluster() == 0 && (1..=4).contains(&fd.resource()) {
+    let mut system = connectivity::system_files(layout).iter();
+    if system.any(|file| file.fd() == fd) {
         FileKind::System
     } else if fd == FdAddr::ROOT {
         FileKind::Directory
@@ -48,13 +48,9 @@ fn likely(meta: &FileMetadata) -> FileKind {
         0o040_000 => FileKind::Directory,
         0o120_000 => FileKind::Symlink,
         // Directories are executable and hold whole blocks; files are rarely both.
-        _ if meta.links.get() >= 2 && is_executable(meta) => FileKind::Directory,
+        _ if meta.links.get() >= 2 && meta.mode.get() & 0o111 != 0 => FileKind::Directory,
         _ => FileKind::Regular,
     }
-}
-
-fn is_executable(meta: &FileMetadata) -> bool {
-    meta.mode.get() & 0o111 != 0
 }
 
 /// Whether nothing but its type speaks against a symbolic link.
@@ -71,19 +67,18 @@ pub(crate) fn by_content(
     meta: &FileMetadata,
     begins_as_directory: &dyn Fn() -> bool,
 ) -> FileKind {
-    let may_be = meta.links.get() >= 2 && is_executable(meta);
-    let is_whole = is_whole(layout, meta.length.get());
+    let may_be = meta.links.get() >= 2 && is_whole(layout, meta.length.get());
     match kind {
         FileKind::Directory => {
             // One whose beginning is lost is one still.
-            if may_be && is_whole || begins_as_directory() {
+            if may_be || begins_as_directory() {
                 kind
             } else {
                 // Or a symbolic link, which its name tells.
                 FileKind::Regular
             }
         }
-        _ if may_be && is_whole && begins_as_directory() => FileKind::Directory,
+        _ if may_be && begins_as_directory() => FileKind::Directory,
         _ => kind,
     }
 }

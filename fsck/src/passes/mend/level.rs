@@ -110,8 +110,13 @@ impl<'a> Votes<'a> {
     }
 
     fn of(&self, level: ZeroLevel) -> u32 {
-        // One address may be what is damaged; not most of several.
-        let by_addresses = if self.raws.len() > 1 { 2 } else { 1 };
+        // One address may be what is damaged, not most of several; and ESXi has a bitmap of clusters where data would
+        // be, in descriptors with flags.
+        let is_certain = match level {
+            ZeroLevel::Resident if self.raws.is_empty() => self.meta.flags.get() == 0,
+            _ => self.raws.len() > 1,
+        };
+        let by_addresses = if is_certain { 2 } else { 1 };
         let by_pointers = self.by_pointers == Some(level);
         u32::from(self.array_fits(level)) * by_addresses
             + u32::from(shift_fits(self.layout, self.meta, level))
