@@ -1,7 +1,7 @@
 //! One field of one structure damaged: what the others tell puts it right, and every file is as it was.
 //!
 //! Each word of the headers of devices, of the file system, of resource files and of their clusters, and of file
-//! descriptors of each kind, is given each of some values that are right elsewhere. One case in `VMFS_FIELDS_EVERY` (31)
+//! descriptors of each kind, is given each of some values that are right elsewhere. One case in `VMFS_FIELDS_EVERY` (61)
 //! is tried, from number `VMFS_FIELDS_FIRST` (0) on; 1 tries all. A number without a common divisor with that of the
 //! values tries each of them.
 
@@ -88,7 +88,7 @@ fn try_one(
 
 fn one_word_costs_nothing(name: &str) {
     let (every, first) = (
-        setting("VMFS_FIELDS_EVERY", 31),
+        setting("VMFS_FIELDS_EVERY", 61),
         setting("VMFS_FIELDS_FIRST", 0),
     );
     let folder = tempfile::tempdir_in("/dev/shm")
