@@ -28,16 +28,10 @@ impl Content {
             .locate(&round.reader, fd.cluster().into(), fd.resource())
             .map_err(|error| error.to_string())?;
         let bytes = round.read_fd(place).map_err(|error| error.to_string())?;
-        let meta = FileMetadata::parse(&bytes, fd, &round.layout, At::Volume(place.0))
+        FileMetadata::parse(&bytes, fd, &round.layout, At::Volume(place.0))
             .map_err(|error| error.to_string())?;
-        let map = BlockMap::new(meta, &bytes, place, &round.layout);
         let image = FdImage::from_bytes(&round.layout, bytes);
-        Ok(Self {
-            fd,
-            place,
-            image,
-            map,
-        })
+        Ok(Self::of(round, fd, place, image))
     }
 
     /// The content of a file whose descriptor, at `place`, is `image`.

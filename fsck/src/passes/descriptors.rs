@@ -95,7 +95,8 @@ fn descriptor(round: &mut Round<'_, '_>, fd: FdAddr, marked: bool) {
         return;
     }
     let mut fields = match mend::descriptor(&layout, fd, place.0, &mut image, &|addr| {
-        content::pointer_block(round, addr)
+        let (_, bytes) = maps::read_pointers(round, addr).ok()?;
+        Some(bytes)
     }) {
         mend::Mended::Sound => Vec::new(),
         mend::Mended::Fixed(fields) => fields,

@@ -331,9 +331,10 @@ impl Walk {
 }
 
 /// A pointer block: where it lies and what is in it, or why it can't be read.
-type Pointers = Result<(VolumeOffset, Vec<u8>), String>;
+pub(crate) type Pointers = Result<(VolumeOffset, Vec<u8>), String>;
 
-fn read_pointers(round: &Round<'_, '_>, addr: BlockAddr) -> Pointers {
+/// Reads the pointer block that an address names.
+pub(crate) fn read_pointers(round: &Round<'_, '_>, addr: BlockAddr) -> Pointers {
     let place = place_of(round, addr)?;
     let mut bytes = vec![0; round.layout.pointer_block_size() as usize];
     let read = round.volume.read(place, &mut bytes);

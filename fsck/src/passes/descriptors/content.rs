@@ -1,13 +1,13 @@
 //! What a descriptor's file holds, against what the descriptor says of it.
 
 use vmfs_core::format::{
-    BlockAddr, DIR_VERSION, DIR_VERSION_DEBUG, DirEntry5, DirHeader, Family, FdAddr, FdImage,
+    DIR_VERSION, DIR_VERSION_DEBUG, DirEntry5, DirHeader, Family, FdAddr, FdImage,
 };
 use vmfs_core::lvm::VolumeOffset;
 use zerocopy::FromBytes;
 
 use crate::content::Content;
-use crate::passes::{connectivity, maps, mend};
+use crate::passes::{connectivity, mend};
 use crate::round::Round;
 
 /// Makes the type what the file's content says; what was changed, in words.
@@ -36,14 +36,6 @@ pub(super) fn mend(
     let (found, expected) = (meta.kind, kind as u32);
     image.metadata().kind = expected.into();
     Some(format!("type is {found:#x}, expected {expected:#x}"))
-}
-
-/// The bytes of a pointer block.
-pub(super) fn pointer_block(round: &Round<'_, '_>, addr: BlockAddr) -> Option<Vec<u8>> {
-    let place = maps::place_of(round, addr).ok()?;
-    let mut bytes = vec![0; round.layout.pointer_block_size() as usize];
-    round.volume.read(place, &mut bytes).ok()?;
-    Some(bytes)
 }
 
 /// Whether what a file holds begins as a directory does.

@@ -2,7 +2,8 @@
 
 use vmfs_core::format::{BlockAddr, FdImage, ZeroLevel};
 
-use super::address::{little_endian, place_of};
+use super::address::little_endian;
+use super::read_pointers;
 use crate::round::Round;
 
 /// Takes back every reference that a descriptor makes.
@@ -27,10 +28,7 @@ fn release_all(round: &mut Round<'_, '_>, raws: &[u64], depth: u32) {
         // A pointer block that was given back already isn't followed again.
         if depth > 0 && round.usage.is_used(kind, number) {
             round.usage.give(addr);
-            let mut bytes = vec![0; layout.pointer_block_size() as usize];
-            let place = place_of(round, addr);
-            let read = place.map(|place| round.volume.read(place, &mut bytes));
-            if matches!(read, Ok(Ok(()))) {
+            if let Ok((_, bytes)) = read_pointers(round, addr) {
                 let size = layout.address_size as usize;
                 let below: Vec<u64> = bytes.chunks_exact(size).map(little_endian).collect();
                 release_all(round, &below, depth - 1);
